@@ -1,0 +1,1 @@
+"""What follows from a spec: the stage graph, params.json, and why a stage would run."""
