@@ -1,0 +1,1 @@
+"""The data room: sharded datasets, their order, their transforms and the loader that feeds training."""

@@ -1,0 +1,298 @@
+"""Micro-batches in a given order, decoded here or in worker processes.
+
+Rule: a micro-batch is a function of its list of (epoch, row); so neither the number of workers nor
+the prefetch can change a bit. Nothing is dropped: a sample that cannot be decoded stops the run
+and is named. Workers die with their parent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pi_repro.data import transforms
+from pi_repro.data.order import Order
+from pi_repro.data.randomness import generator
+from pi_repro.data.shards import Shards
+from pi_repro.data.triplets import IMAGES, SPLITS, TripletSet
+from pi_repro.errors import PireproError, RequestError, StateError
+from pi_repro.spec.training import Augmentation
+
+Sample = tuple[int, int]  # epoch, row
+Batch = dict[str, torch.Tensor]
+
+#: Decoded images kept by transforms that draw nothing, in all processes together.
+CACHE_BYTES = 512 * 2**20
+#: Captions whose tokens are kept, in each process; 100,000 of 77 tokens are 31 MB.
+_CACHED_CAPTIONS = 100_000
+
+#: Fork, because a forked worker starts in milliseconds with the index already in memory (a spawned
+#: one imports torch for seconds and reads the index again) and is a child of this process, which
+#: the parent-death signal needs (a forkserver's are not). It is safe here: the parent runs one
+#: thread in exact mode, and a worker touches neither CUDA nor a parallel region of torch.
+_START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+_PR_SET_PDEATHSIG = 1
+
+
+class Source(Protocol):
+    """Anything that makes a micro-batch of a list of (epoch, row)."""
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """Tensors whose first dimension is that of `samples`."""
+        ...
+
+    def divide_caches(self, processes: int) -> None:
+        """Called in a worker: it is one of so many, each with caches of its own."""
+        ...
+
+
+class _Images:
+    """Transformed images of a dataset, kept where the transform draws nothing."""
+
+    def __init__(self, shards: Shards, augmentation: Augmentation, image_size: int, seed: int) -> None:
+        self.shards = shards
+        self.size = image_size
+        self.seed = seed
+        self.room = 0 if transforms.is_random(augmentation) else CACHE_BYTES
+        self._draws = transforms.is_random(augmentation)
+        self._transform = transforms.build(augmentation, image_size)
+        self._kept: dict[tuple[str, int], np.ndarray] = {}
+
+    def stack(self, member: str, samples: Sequence[Sample]) -> torch.Tensor:
+        """uint8 [samples, 3, S, S]."""
+        pixels = np.empty((len(samples), 3, self.size, self.size), dtype=np.uint8)
+        for place, (epoch, row) in enumerate(samples):
+            pixels[place] = self._one(member, epoch, row)
+        return torch.from_numpy(pixels)
+
+    def _one(self, member: str, epoch: int, row: int) -> np.ndarray:
+        kept = self._kept.get((member, row))
+        if kept is not None:
+            return kept
+        random = generator("augment", self.seed, epoch, row, member) if self._draws else None
+        try:
+            pixels = self._transform(self.shards.read(member, row), random)
+        except StateError as error:
+            if error.where is not None:
+                raise
+            where = f"{member} of {self.shards.describe(row)}"
+            raise StateError(error.problem, where=where, given=error.given, todo="fetch the dataset again") from None
+        if self.room >= pixels.nbytes:
+            self.room -= pixels.nbytes
+            self._kept[member, row] = pixels
+        return pixels
+
+
+class PairSource:
+    """Image-text pairs: {"image": uint8 [m, 3, S, S], "text": int64 [m, L]}.
+
+    Args:
+        shards: a dataset with members "image" and "text".
+        augmentation: the training transform.
+        image_size: S in pixels.
+        tokenizer: captions to int64 [captions, L], such as open_clip's.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        augmentation: Augmentation,
+        image_size: int,
+        tokenizer: Callable[[list[str]], torch.Tensor],
+        seed: int,
+    ) -> None:
+        if not {"image", "text"} <= set(shards.members):
+            raise RequestError(
+                "dataset holds no pairs", where=f"dataset {shards.name}", given=shards.kind, allowed="pairs"
+            )
+        self.shards = shards
+        self.seed = seed
+        self._images = _Images(shards, augmentation, image_size, seed)
+        self._tokenizer = tokenizer
+        self._tokens: dict[bytes, np.ndarray] = {}
+
+    def order(self, block: int) -> Order:
+        """The shuffled order of all pairs, `block` shards at a time."""
+        return Order(self.shards.counts, self.seed, block)
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """The pairs of a list of (epoch, row)."""
+        return {
+            "image": self._images.stack("image", samples),
+            "text": self._text([row for _, row in samples]),
+        }
+
+    def divide_caches(self, processes: int) -> None:
+        """See `Source`."""
+        self._images.room //= processes
+
+    def __getitem__(self, sample: Sample) -> Batch:
+        """One pair: image uint8 [3, S, S], text int64 [L]."""
+        return {name: tensor[0] for name, tensor in self.batch([sample]).items()}
+
+    def _text(self, rows: list[int]) -> torch.Tensor:
+        captions = [self.shards.read("text", row) for row in rows]
+        new = {text: row for text, row in zip(captions, rows, strict=True) if text not in self._tokens}
+        found = dict(zip(new, self._tokenize(new), strict=True))
+        tokens = [found[text] if text in found else self._tokens[text] for text in captions]
+        if len(self._tokens) + len(found) <= _CACHED_CAPTIONS:
+            self._tokens |= found
+        return torch.from_numpy(np.stack(tokens).astype(np.int64))
+
+    def _tokenize(self, captions: dict[bytes, int]) -> np.ndarray:
+        texts = []
+        for caption, row in captions.items():
+            try:
+                texts.append(caption.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise StateError("caption is not UTF-8", where=self.shards.describe(row), given=str(error)) from None
+        return self._tokenizer(texts).numpy().astype(np.int32) if texts else np.empty((0, 0), dtype=np.int32)
+
+
+class TripletSource:
+    """Triplets of one split: {"ref", "left", "right": uint8 [m, 3, S, S], "label": uint8 [m]}.
+
+    Each image of a triplet draws for itself where the augmentation draws.
+
+    Args:
+        shards: a dataset of kind "triplets".
+        split: "train", "val" or "test".
+        augmentation: the training transform.
+        image_size: S in pixels.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, shards: Shards, split: str, augmentation: Augmentation, image_size: int, seed: int) -> None:
+        self.triplets = TripletSet(shards)
+        self.split = split
+        self.seed = seed
+        self.rows = self.triplets.rows(split)
+        self._images = _Images(shards, augmentation, image_size, seed)
+
+    def order(self, block: int) -> Order:
+        """The shuffled order of the split, `block` shards at a time."""
+        return self.triplets.order(self.split, self.seed, block)
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """The triplets of a list of (epoch, row); rows of another split are refused."""
+        rows = np.array([row for _, row in samples], dtype=np.int64)
+        if (self.triplets.shards.column("split")[rows] != SPLITS[self.split]).any():
+            raise ValueError(f"rows outside split {self.split}")
+        images = {name: self._images.stack(name, samples) for name in IMAGES}
+        return images | {"label": torch.from_numpy(self.triplets.label(rows))}
+
+    def divide_caches(self, processes: int) -> None:
+        """See `Source`."""
+        self._images.room //= processes
+
+    def __getitem__(self, sample: Sample) -> Batch:
+        """One triplet: three images uint8 [3, S, S] and a label."""
+        return {name: tensor[0] for name, tensor in self.batch([sample]).items()}
+
+
+def micro_batches(source: Source, schedule: Iterable[list[Sample]], workers: int, prefetch: int) -> Iterator[Batch]:
+    """The micro-batches of a schedule, in its order.
+
+    Args:
+        source: makes a micro-batch.
+        schedule: one list of (epoch, row) for each micro-batch; it may be endless.
+        workers: processes that decode; 0 decodes here. Call from the main thread: workers die
+            with the thread that started them.
+        prefetch: micro-batches each worker prepares ahead, at least 1; unused without workers.
+
+    Raises:
+        StateError: a sample cannot be read or decoded, or a worker was killed.
+    """
+    if workers == 0:
+        yield from map(source.batch, schedule)
+        return
+    loader = DataLoader(
+        _Guarded(source),
+        batch_size=None,
+        sampler=schedule,
+        num_workers=workers,
+        prefetch_factor=prefetch,
+        collate_fn=_as_is,
+        worker_init_fn=partial(_start_worker, os.getpid()),
+        multiprocessing_context=_START_METHOD,
+        # Else the loader would draw its seed from the global generator and so shift training's.
+        generator=torch.Generator(),
+    )
+    others = set(multiprocessing.active_children())
+    batches = iter(loader)
+    end = partial(_end, batches, set(multiprocessing.active_children()) - others)
+    # An iterator that is never closed would hang at exit: multiprocessing asks by SIGTERM and waits.
+    atexit.register(end)
+    try:
+        while (batch := _next(batches)) is not None:
+            if isinstance(batch, PireproError):
+                raise batch
+            yield batch
+    finally:
+        atexit.unregister(end)
+        end()
+
+
+def _next(batches: Iterator[Batch | PireproError]) -> Batch | PireproError | None:
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        said = str(error).splitlines()[0]
+        return StateError(
+            "a loader process was killed",
+            given=said,
+            todo="use fewer workers, or give the job more memory",
+        )
+
+
+def _end(batches: Any, workers: Iterable[BaseProcess]) -> None:
+    # Not left to the garbage collector: a traceback may hold the iterator, and its workers, for long.
+    batches._shutdown_workers()
+    for worker in workers:
+        worker.kill()  # one that hangs in a read; nothing otherwise
+
+
+class _Guarded(Dataset[Batch | PireproError]):
+    """A source whose messages to the user travel back as values: torch would rewrap them in a traceback."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, samples: list[Sample]) -> Batch | PireproError:
+        try:
+            return self.source.batch(samples)
+        except PireproError as error:
+            return error
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(parent: int, _number: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call above
+            os._exit(1)
+    # Ctrl-C and a cluster's SIGTERM reach the whole group; the parent saves its state, then ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    info = torch.utils.data.get_worker_info()
+    if info is not None and isinstance(info.dataset, _Guarded):
+        info.dataset.source.divide_caches(info.num_workers)

@@ -1,0 +1,176 @@
+"""From an image file to the uint8 pixels a model sees, before normalization.
+
+Rule: a transform draws from the generator it is handed and from nothing else. Files are decoded
+and resampled by Pillow, whose arithmetic is integer and so the same on every CPU.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from PIL import Image, ImageFilter
+from torchvision.transforms import InterpolationMode, functional
+
+from pi_repro.errors import StateError
+from pi_repro.spec.training import Augmentation
+
+#: Called with an image file's bytes and a generator (None where nothing is drawn); returns uint8 [3, S, S].
+Transform = Callable[[bytes, np.random.Generator | None], np.ndarray]
+
+_BICUBIC = InterpolationMode.BICUBIC
+_BILINEAR = InterpolationMode.BILINEAR
+_RATIO = (3 / 4, 4 / 3)
+_TRIES = 10
+_RANDOM_KINDS = ("random_resized_crop", "mocov2")
+#: What Pillow's readers raise on damaged files.
+_DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode(content: bytes) -> Image.Image:
+    """Decode an image file completely, in its own mode.
+
+    Raises:
+        StateError: it cannot be decoded; whoever knows the shard and key says where.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except _DECODE_ERRORS as error:
+        raise StateError("image cannot be decoded", given=f"{type(error).__name__}: {error}") from None
+    return image
+
+
+def is_random(augmentation: Augmentation) -> bool:
+    """Whether a transform draws; if not, its result may be kept from epoch to epoch."""
+    return augmentation.kind in _RANDOM_KINDS
+
+
+def build(augmentation: Augmentation, image_size: int) -> Transform:
+    """The training transform of a spec.
+
+    Args:
+        augmentation: kind and crop scale.
+        image_size: S, edge of the square result in pixels.
+
+    Returns:
+        A function of (bytes, generator) to uint8 [3, S, S]; it raises StateError on an image
+        that cannot be decoded. It may be sent to other processes.
+    """
+    if augmentation.kind == "resize":
+        return partial(_resize, image_size)
+    if augmentation.kind == "center_crop":
+        return evaluation_transform(image_size)
+    scale = augmentation.scale
+    if scale is None:
+        raise ValueError(f"{augmentation.kind} without a scale")
+    return partial(_random_resized_crop if augmentation.kind == "random_resized_crop" else _mocov2, image_size, scale)
+
+
+def evaluation_transform(image_size: int) -> Transform:
+    """open_clip's evaluation transform up to ToTensor (open_clip.transform.image_transform, is_train=False).
+
+    Shorter edge to S by bicubic, centre crop, then RGB: in this order, so that palettes and alpha
+    are treated as open_clip treats them.
+    """
+    return partial(_evaluation, image_size)
+
+
+def _evaluation(size: int, content: bytes, _random: np.random.Generator | None = None) -> np.ndarray:
+    image = functional.resize(decode(content), [size], _BICUBIC)
+    return _pixels(functional.center_crop(image, [size, size]))
+
+
+def _resize(size: int, content: bytes, _random: np.random.Generator | None = None) -> np.ndarray:
+    # DreamSim's loader, which the lineage's first stage shares: RGB, then a square whatever the aspect.
+    return _pixels(functional.resize(decode(content).convert("RGB"), [size, size], _BICUBIC))
+
+
+def _random_resized_crop(
+    size: int, scale: tuple[float, float], content: bytes, random: np.random.Generator | None
+) -> np.ndarray:
+    # open_clip's training transform: crop, then RGB.
+    image = decode(content)
+    top, left, height, width = crop_box(image.height, image.width, scale, _needed(random))
+    return _pixels(functional.resized_crop(image, top, left, height, width, [size, size], _BICUBIC))
+
+
+def _mocov2(size: int, scale: tuple[float, float], content: bytes, random: np.random.Generator | None) -> np.ndarray:
+    # MoCo v2's augmentation (FACTS 1.3): as there, Pillow's blur, and bilinear, torchvision's default.
+    random = _needed(random)
+    image = decode(content).convert("RGB")
+    top, left, height, width = crop_box(image.height, image.width, scale, random)
+    image = functional.resized_crop(image, top, left, height, width, [size, size], _BILINEAR)
+    if random.random() < 0.8:
+        image = _jitter(image, random)
+    if random.random() < 0.2:
+        image = functional.rgb_to_grayscale(image, 3)
+    if random.random() < 0.5:
+        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+    if random.random() < 0.5:
+        image = functional.hflip(image)
+    return _pixels(image)
+
+
+def _jitter(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """torchvision's ColorJitter(0.4, 0.4, 0.4, 0.1): four changes in random order."""
+    order = np.argsort(random.random(4), kind="stable")
+    brightness, contrast, saturation = random.uniform(0.6, 1.4, 3).tolist()
+    hue = float(random.uniform(-0.1, 0.1))
+    changes: tuple[Callable[[Image.Image], Image.Image], ...] = (
+        partial(functional.adjust_brightness, brightness_factor=brightness),
+        partial(functional.adjust_contrast, contrast_factor=contrast),
+        partial(functional.adjust_saturation, saturation_factor=saturation),
+        partial(functional.adjust_hue, hue_factor=hue),
+    )
+    for number in order:
+        image = changes[number](image)
+    return image
+
+
+def crop_box(
+    height: int, width: int, scale: tuple[float, float], random: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop.
+
+    Distributed as torchvision's RandomResizedCrop.get_params: area uniform in `scale`, aspect
+    log-uniform in 3/4..4/3, ten tries, then the largest central crop of an allowed aspect.
+    """
+    for _ in range(_TRIES):
+        area = height * width * random.uniform(*scale)
+        aspect = math.exp(random.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
+    aspect = min(max(width / height, _RATIO[0]), _RATIO[1])
+    w, h = width, height
+    if width / height < aspect:
+        h = round(width / aspect)
+    elif width / height > aspect:
+        w = round(height * aspect)
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _needed(random: np.random.Generator | None) -> np.random.Generator:
+    if random is None:
+        raise ValueError("a random transform needs a generator")
+    return random
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
