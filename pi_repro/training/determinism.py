@@ -1,0 +1,80 @@
+"""One way to compute: kernels pinned, one thread, generators keyed.
+
+Rule: a process that trains or evaluates calls `enter` first. Whatever could choose another kernel
+is fixed there or refused there; torch's generators are never carried along but reseeded from
+(seed, update, micro-batch) before each forward pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import torch
+
+from pi_repro.errors import StateError
+from pi_repro.provenance.capture import cpu_model
+from pi_repro.provenance.determinism_env import ENVIRONMENT
+
+
+def enter(device: str) -> torch.device:
+    """Make this process exact and give the device to compute on.
+
+    Args:
+        device: "cpu" or "cuda".
+
+    Raises:
+        StateError: the process was started without the variables that choose kernels, or there is
+            no such device.
+    """
+    _check_environment()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    # Filling fresh memory costs time and alters no result; the tests leave it on.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if device == "cuda" and not torch.cuda.is_available():
+        raise StateError("no CUDA device here", given=device, todo="run this stage where a GPU is")
+    if device == "cuda":
+        _pin_cuda()
+    return torch.device(device)
+
+
+def _pin_cuda() -> None:
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    # One attention kernel, the one that takes every mask and precision.
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_math_sdp(True)
+
+
+def _check_environment() -> None:
+    wrong = {name: os.environ.get(name) for name, value in ENVIRONMENT.items() if os.environ.get(name) != value}
+    todo = "start the stage by pirepro, or first: export " + " ".join(f"{k}={v}" for k, v in ENVIRONMENT.items())
+    if wrong:
+        given = ", ".join(f"{name}={value or '(not set)'}" for name, value in wrong.items())
+        raise StateError("the environment leaves the choice of kernels open", given=given, todo=todo)
+    if "AVX512" in torch.backends.cpu.get_cpu_capability():
+        raise StateError("torch was imported before its kernels were pinned", given="AVX512", todo=todo)
+
+
+def device_model(device: torch.device) -> str:
+    """What must be the same for the same bits: the model of the processor or GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+
+
+def reseed(seed: int, update: int, micro_batch: int) -> None:
+    """Seed torch's generators, on every device, for one forward pass.
+
+    Args:
+        seed: of the training.
+        update: counted from 1.
+        micro_batch: its number within the update, over all accumulated batches.
+    """
+    digest = hashlib.sha256(f"forward,{seed},{update},{micro_batch}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)

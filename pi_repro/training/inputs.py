@@ -1,0 +1,28 @@
+"""The data of a training, every byte of it checked before the first update.
+
+Rule: shards are read in full once for each training; after a resume their sizes are enough, so
+that a preempted job does not hash a terabyte again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pi_repro.data.shards import Shards
+from pi_repro.files import write_atomic
+from pi_repro.stages.context import StageContext
+
+
+def open_shards(folder: Path, context: StageContext) -> Shards:
+    """A dataset fit for training.
+
+    Raises:
+        StateError: index or shard missing or damaged, by name.
+    """
+    shards = Shards.open(folder, context.data_root)
+    mark = context.scratch / "shards-verified"
+    verified = mark.is_file() and mark.read_text() == shards.sha256
+    context.log.info("checking %d shards of %s%s", len(shards.shards), shards.name, ": sizes" if verified else "")
+    shards.verify(contents=not verified)
+    write_atomic(mark, shards.sha256.encode())
+    return shards

@@ -1,0 +1,229 @@
+"""The training loop of every stage that learns.
+
+Rule: the state after update k is a function of (start, settings, data, k). It is checkpointed in
+scratch; a run that was killed goes on from the last whole checkpoint and ends with the same bytes
+in every output. Nothing of time, host or history reaches an output.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from pi_repro.data.loader import Source, micro_batches
+from pi_repro.errors import Interrupted, RequestError, StateError
+from pi_repro.files import write_atomic, write_json
+from pi_repro.spec.training import Optimizer as OptimizerSettings
+from pi_repro.spec.training import Schedule
+from pi_repro.stages.context import StageContext
+
+from . import ledger as ledgers
+from . import optimizer as optimizers
+from . import weights
+from .checkpoint import Checkpoints, State
+from .course import Course
+from .determinism import device_model
+from .kept import Kept
+from .ledger import Ledger
+from .optimizer import Optimizer
+from .schedule import LearningRate
+from .step import LOGIT_SCALE, Batch, Learner
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, ready to run.
+
+    Attributes:
+        stage: initialize, pretrain or finetune.
+        model: on its device; what requires a gradient trains.
+        settings: of the model, written into every weights file.
+        weights: the model as a plain open_clip state dict.
+        learner: gives gradients.
+        source: of micro-batches.
+        course: which samples when.
+        optimizer: settings.
+        schedule: of the learning rate.
+        keep_epochs: whose weights are published; the last is kept anyway.
+        publish_states: updates whose full state is published.
+        checksum_every: updates between checksums of all weights.
+        about: more that training.json says.
+    """
+
+    stage: str
+    model: nn.Module
+    settings: Mapping[str, Any]
+    weights: Callable[[nn.Module], Mapping[str, torch.Tensor]]
+    learner: Learner
+    source: Source
+    course: Course
+    optimizer: OptimizerSettings
+    schedule: Schedule
+    keep_epochs: tuple[int, ...]
+    publish_states: tuple[int, ...]
+    checksum_every: int
+    about: Mapping[str, Any]
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, in the model's order."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+def train(training: Training, context: StageContext) -> None:
+    """Train, and fill `context.out` with weights, states, ledger, curves and training.json.
+
+    Raises:
+        RequestError: the settings don't fit each other or the data.
+        StateError: data damaged, loss not finite, or a checkpoint of another device model.
+        Interrupted: asked to stop; the state was saved.
+    """
+    if late := [update for update in training.publish_states if update > training.course.total]:
+        raise RequestError(
+            "publish_states names an update past the last",
+            where="publish_states",
+            given=", ".join(map(str, late)),
+            allowed=f"1 to {training.course.total}",
+        )
+    run = _Run(training, context)
+    run.begin()
+    run.learn()
+    run.publish()
+
+
+class _Run:
+    """A training under way."""
+
+    def __init__(self, training: Training, context: StageContext) -> None:
+        self.training = training
+        self.context = context
+        self.course = training.course
+        self.optimizer = Optimizer(training.optimizer, training.trained)
+        self.rate = LearningRate(training.schedule, training.optimizer.lr, self.course.total)
+        device = device_model(next(training.model.parameters()).device)
+        self.checkpoints = Checkpoints(context.scratch / "checkpoints", device, context.log)
+        self.file = context.scratch / "ledger.jsonl"
+        self.kept = Kept(context.scratch / "kept")
+        self.done = 0
+        self.saved = 0
+
+    def begin(self) -> None:
+        """Go on from the newest whole checkpoint, or begin."""
+        state = self.checkpoints.latest(self._fits)
+        if state is None:
+            self.ledger = Ledger(self.file)
+            self._keep()
+            return
+        self.training.model.load_state_dict(state.weights)
+        self.optimizer.restore(state.optimizer)
+        self.ledger = Ledger(self.file, state.notes["ledger"])
+        self.kept = Kept(self.kept.folder, state.notes["kept"])
+        self.done = self.saved = state.update
+        self.context.log.info("resumed from update %d", self.done)
+
+    def _fits(self, state: State) -> None:
+        """Raises StateError where what lies beside a checkpoint is not what it lists."""
+        Kept(self.kept.folder, state.notes["kept"]).check()
+        ledgers.marked(self.file, state.notes["ledger"])
+
+    def learn(self) -> None:
+        """All updates that are left."""
+        self.training.model.train()
+        resources = self.context.resources
+        loader = micro_batches(
+            self.training.source, self.course.micro_batches(self.done), resources.workers, resources.prefetch
+        )
+        with closing(cast("Generator[Batch]", loader)) as batches:
+            while self.done < self.course.total:
+                self._update(batches)
+                self._keep()
+                stopping = self.context.should_stop()
+                if stopping or self.done % resources.checkpoint_every == 0 or self.done == self.course.total:
+                    self._save()
+                if stopping and self.done < self.course.total:
+                    raise Interrupted(f"stopped after update {self.done}, which is saved; run again to resume")
+
+    def _update(self, batches: Iterator[Batch]) -> None:
+        update = self.done + 1
+        gradient = self.training.learner.gradient(update, batches)
+        loss, norm = gradient.loss.item(), optimizers.norm(gradient.values)
+        if not math.isfinite(loss + norm):
+            raise StateError(
+                "training diverged: its loss or gradient is not finite",
+                where=f"update {update}",
+                given=f"loss {loss}, gradient norm {norm}",
+                todo="lower the learning rate, or clip the gradient",
+            )
+        if self.training.optimizer.clip_norm is not None:
+            optimizers.clip(gradient.values, norm, self.training.optimizer.clip_norm)
+        rate = self.rate.at(update)
+        self.optimizer.step(gradient.values, rate)
+        self.training.learner.settle()
+        self.done = update
+        line = {
+            "update": update,
+            "loss": loss,
+            "loss_bits": ledgers.bits(loss),
+            "grad_norm_bits": ledgers.bits(norm),
+            "lr": rate,
+            "samples": self.course.sample_hash(update),
+        }
+        if LOGIT_SCALE in gradient.values:
+            line[LOGIT_SCALE] = self.optimizer.parameters[LOGIT_SCALE].item()
+        if update % self.training.checksum_every == 0 or update == self.course.total:
+            line["weights"] = weights.checksum(self.training.weights(self.training.model))
+        self.ledger.add(line)
+        self.context.progress(update, self.course.total, "updates", f"loss {loss:.4f}")
+
+    def _keep(self) -> None:
+        """Keep what is to be published of this moment; then a checkpoint lists it."""
+        training, before = self.training, len(self.kept.weights) + len(self.kept.states)
+        epoch = self.course.ended_epoch(self.done)
+        if epoch is not None and (epoch in training.keep_epochs or epoch == self.course.epochs):
+            about = {
+                "stage": training.stage,
+                "model": dict(training.settings),
+                "epoch": epoch,
+                "update": self.done,
+                "samples": self.done * self.course.samples,
+            }
+            self.kept.keep_weights(about, training.weights(training.model))
+        if self.done in training.publish_states:
+            self.kept.keep_state(State(self.done, training.model.state_dict(), self.optimizer.state()))
+        if self.done and len(self.kept.weights) + len(self.kept.states) > before:
+            self._save()
+
+    def _save(self) -> None:
+        if self.saved == self.done:
+            return
+        notes = {"kept": self.kept.notes(), "ledger": self.ledger.mark()}
+        self.checkpoints.save(State(self.done, self.training.model.state_dict(), self.optimizer.state(), notes))
+        self.saved = self.done
+
+    def publish(self) -> None:
+        """Fill the output folder; training.json comes last."""
+        self.ledger.close()
+        out, course = self.context.out, self.course
+        self.kept.publish(out)
+        shutil.copyfile(self.file, out / "ledger.jsonl")
+        write_atomic(out / "curves.csv", ledgers.curves(self.file, course.per_epoch, course.samples))
+        about = {
+            **self.training.about,
+            "stage": self.training.stage,
+            "model": dict(self.training.settings),
+            "checkpoints": self.kept.weights,
+            "last": self.kept.weights[-1]["file"],
+            "states": self.kept.states,
+            "trained": sorted(self.training.trained),
+            "updates": course.total,
+            "updates_per_epoch": course.per_epoch,
+            "samples_per_update": course.samples,
+        }
+        write_json(out / weights.TRAINING, about)
