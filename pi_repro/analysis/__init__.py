@@ -1,0 +1,1 @@
+"""What the results mean: statistics, scaling fits, tables, figures, one page. Imports no torch."""
