@@ -1,0 +1,1 @@
+"""The verbs: fetch, draw, align, pretrain, evaluate, report. Each is `run(context) -> None`."""

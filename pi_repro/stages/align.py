@@ -1,0 +1,51 @@
+"""align: the image tower on triplets; the stage initialize before pretraining, finetune after it.
+
+Rule: the text tower and the logit scale keep every bit of the start.
+"""
+
+from __future__ import annotations
+
+from pi_repro.data.loader import TripletSource
+from pi_repro.spec.training import Align
+from pi_repro.stages.context import StageContext
+from pi_repro.training import adapters, determinism, objectives, weights
+from pi_repro.training import model as models
+from pi_repro.training.course import Course
+from pi_repro.training.inputs import open_shards
+from pi_repro.training.loop import Training, train
+from pi_repro.training.step import Alignment, Conditions
+
+
+def run(context: StageContext) -> None:
+    """Fill `context.out` as `training.loop.train` says; errors as there."""
+    settings = context.settings
+    align = Align.model_validate(settings["align"])
+    seed = settings["seed"]
+    # What the request may get wrong is found before any data is read.
+    objective, adapter = objectives.objective(align.objective), adapters.adapter(align.adapter)
+    device = determinism.enter(settings["device"])
+    shards = open_shards(context.inputs["triplets"], context)
+    source = TripletSource(shards, "train", align.augmentation, models.image_size(settings["model"]), seed)
+    course = Course(source.order(align.shuffle_block), align.epochs, align.batch, align.micro_batch)
+    model = models.load(settings["model"], weights.last(context.inputs["start"]))
+    adapters.attach(adapter, model)
+    model.to(device)
+    conditions = Conditions(device, align.precision, seed, align.micro_batch, align.batch // align.micro_batch)
+    train(
+        Training(
+            stage=context.name.partition("@")[0],
+            model=model,
+            settings=settings["model"],
+            weights=adapter.weights,
+            learner=Alignment(model, conditions, objective),
+            source=source,
+            course=course,
+            optimizer=align.optimizer,
+            schedule=align.schedule,
+            keep_epochs=align.keep_epochs,
+            publish_states=(),
+            checksum_every=align.checksum_every,
+            about={"seed": seed, "data": {"name": shards.name, "count": course.order.count, "sha256": shards.sha256}},
+        ),
+        context,
+    )
