@@ -1,0 +1,79 @@
+"""Who works on a fingerprint: a lock that the kernel frees when its holder dies, and a note for people."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass
+class Lease:
+    """A lock on a file, held until `release`, the end of the process, or the machine's.
+
+    The file stays when the lock goes: only the lock counts, so none is ever stale.
+    """
+
+    path: Path
+    _file: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock and write who holds it; False when another process has it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        file.truncate(0)
+        file.write(json.dumps(_self()))
+        file.flush()
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def holder(self) -> dict[str, Any] | None:
+        """Who holds the lock now, or None when nobody does."""
+        try:
+            with self.path.open("r", encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    return None
+                except BlockingIOError:
+                    text = file.read()
+        except FileNotFoundError:
+            return None
+        try:
+            return dict(json.loads(text))
+        except ValueError:
+            return {}
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _self() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "boot": _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "",
+        "pid": os.getpid(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }

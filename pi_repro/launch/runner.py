@@ -1,0 +1,68 @@
+"""Where jobs run: the interface, and this machine as the first implementation (SLURM is the second)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Protocol
+
+from pi_repro.provenance.determinism_env import ENVIRONMENT
+
+from . import job as jobs
+from .job import Job
+
+
+class Handle(Protocol):
+    """A started job."""
+
+    def poll(self) -> int | None:
+        """Exit status, or None while it runs."""
+
+    def stop(self) -> None:
+        """Ask it to save and stop."""
+
+
+class Runner(Protocol):
+    """Starts jobs. A started job outlives whoever waits for it."""
+
+    def start(self, job: Job) -> Handle:
+        """Start a job; returns at once."""
+
+
+@dataclass(frozen=True)
+class LocalHandle:
+    """A worker process of this machine."""
+
+    process: subprocess.Popen[bytes]
+
+    def poll(self) -> int | None:
+        """Exit status of the worker, or None."""
+        return self.process.poll()
+
+    def stop(self) -> None:
+        """SIGTERM: the stage saves its state and ends with 130."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGTERM)
+
+
+class LocalRunner:
+    """Workers on this machine, each a session of its own, so that Ctrl-C reaches the driver alone."""
+
+    def start(self, job: Job) -> LocalHandle:
+        """Start a worker with the environment that exactness needs (set before torch is imported)."""
+        path = jobs.write(job)
+        # Whatever prints past the log (a library, a crash) is kept beside it.
+        with (job.scratch / "stderr.txt").open("ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pi_repro.launch.worker", str(path)],
+                cwd=job.places.workspace,
+                env={**os.environ, **ENVIRONMENT},
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+            )
+        return LocalHandle(process)
