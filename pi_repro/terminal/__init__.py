@@ -1,0 +1,1 @@
+"""What people see on a terminal and in a log; computes nothing."""
