@@ -1,0 +1,214 @@
+"""The exactness contract of this issue: rebuilt from nothing, killed at any moment, any loader, pulled elsewhere."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Workspace, make_workspace
+
+pytestmark = pytest.mark.full
+
+KILLS = int(os.environ.get("PIREPRO_KILLS", "20"))
+
+
+def test_rebuilt_from_nothing_every_file_is_the_same(workspace: Workspace) -> None:
+    before, lock = workspace.digests(), (workspace.root / "dvc.lock").read_bytes()
+    workspace.forget()
+    output = workspace.run("dvc", "repro", "--no-run-cache")
+    stages = re.findall(r"^  (\w+@[\w-]+):$", lock.decode(), flags=re.MULTILINE)
+    for name in stages:
+        assert f"Running stage '{name}'" in output
+        assert re.search(rf"started\s+{name}\b", output), f"{name} was not executed"
+    assert workspace.digests() == before
+    assert (workspace.root / "dvc.lock").read_bytes() == lock
+
+
+@pytest.mark.parametrize("workers, prefetch", [(1, 2), (3, 1), (3, 5)])
+def test_loader_workers_and_prefetch_change_no_bit(workspace: Workspace, workers: int, prefetch: int) -> None:
+    before = workspace.digests()
+    workspace.edit("demo-tiny.yaml", "workers: 0", f"workers: {workers}")
+    workspace.edit("demo-tiny.yaml", "prefetch: 2", f"prefetch: {prefetch}")
+    output = workspace.run("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain", "--force")
+    assert len(re.findall(r"started\s+pretrain@", output)) == 2
+    assert workspace.digests() == before
+
+
+def _long(workspace: Workspace) -> None:
+    """A spec long enough to be killed in the middle of a training, and resumed."""
+    workspace.edit("demo-tiny.yaml", "epochs: 4\n    batch: 64", "epochs: 60\n    batch: 64")
+    workspace.edit("demo-tiny.yaml", "publish_states: [8]", "publish_states: [60]")
+    workspace.edit("demo-tiny.yaml", "checkpoint_every: 4", "checkpoint_every: 10")
+    workspace.run("pirepro", "plan", "--write")
+
+
+def _progress(workspace: Workspace) -> float | None:
+    """Share done of a pretraining that runs now."""
+    for path in (workspace.root / ".pirepro" / "scratch").glob("*/progress.json"):
+        found = re.search(r'"done": (\d+), "total": (\d+)', path.read_text())
+        job = path.with_name("job.json")
+        if found and '"pretrain@' in job.read_text():
+            return int(found[1]) / int(found[2])
+    return None
+
+
+@pytest.mark.timeout(1200)
+def test_killed_at_random_moments_and_run_again_it_ends_in_the_same_bits(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    _long(workspace)
+    workspace.run("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain")
+    before = workspace.digests()
+    dice = random.Random(20260101)
+    inside = resumed = 0
+    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain")
+    for number in range(KILLS):
+        for name in ("artifacts", ".pirepro/scratch"):
+            shutil.rmtree(workspace.root / name, ignore_errors=True)
+        for path in (workspace.root / ".pirepro" / "store").iterdir():
+            if not (path / "out" / "card.json").exists():
+                shutil.rmtree(path)
+        aim = dice.uniform(0.1, 0.9) if number % 4 else None
+        moment = time.monotonic() + dice.uniform(0.2, 14)
+        process = workspace.start(*command, log=tmp_path / "run.log")
+        while process.poll() is None:
+            done = _progress(workspace)
+            if (aim is not None and done is not None and done >= aim) or (aim is None and time.monotonic() > moment):
+                inside += done is not None and 0.1 <= done <= 0.9
+                break
+            time.sleep(0.01)
+        _kill_all(process)
+        output = workspace.run(*command)
+        assert workspace.digests() == before, f"kill {number} at {aim or 'a random moment'} changed bits"
+        assert "Traceback" not in output
+        steps = [int(found) for found in re.findall(r"resumed from update (\d+)", workspace.logs())]
+        resumed += any(step > 0 for step in steps)
+    print(f"{KILLS} kills, {inside} of them between 10 and 90 % of a training, {resumed} resumed from an update > 0")
+    assert inside >= KILLS // 2
+    assert resumed >= KILLS // 2
+
+
+def _kill_all(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 of the driver and of every worker it started (each leads a session of its own)."""
+    victims = {process.pid}
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = status.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"pi_repro.launch.worker" in words and str(process.args) and any(b"/ws/" in word for word in words):
+            victims.add(int(status.parent.name))
+    for victim in victims:
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def test_a_killed_driver_s_jobs_live_on_and_are_attached_to(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    _long(workspace)
+    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
+    process = workspace.start(*command)
+    while _progress(workspace) is None:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    output = workspace.run(*command)
+    assert re.search(r"attached\s+pretrain@demo-tiny-random-s0", output)
+    assert "started" not in output
+
+
+def test_ctrl_c_saves_and_a_second_run_resumes(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    _long(workspace)
+    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
+    process = workspace.start(*command, log=tmp_path / "log")
+    while (_progress(workspace) or 0) < 0.3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "to go on" in (tmp_path / "log").read_text()
+    workspace.run(*command)
+    assert re.search(r"resumed from update [1-9]", workspace.logs())
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    _long(workspace)
+    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
+    process = workspace.start(*command)
+    while (_progress(workspace) or 0) < 0.4:
+        assert process.poll() is None
+        time.sleep(0.02)
+    _kill_all(process)
+    found = sorted((workspace.root / ".pirepro" / "scratch").glob("*/work/checkpoints/*/*.safetensors"))
+    newest = max({path.parent for path in found})
+    victim = sorted(newest.glob("*.safetensors"))[0]
+    content = bytearray(victim.read_bytes())
+    content[-5] ^= 1
+    victim.write_bytes(content)
+    workspace.run(*command)
+    logs = workspace.logs()
+    assert newest.name in logs and "damaged" in logs
+    resumed = [int(step) for step in re.findall(r"resumed from update (\d+)", logs)]
+    assert resumed and resumed[-1] > 0
+    clean = make_workspace(tmp_path / "clean")
+    _long(clean)
+    clean.run(*command)
+    assert clean.digests() == workspace.digests()
+
+
+def test_pushed_to_s3_and_pulled_into_a_fresh_clone_nothing_reruns(workspace: Workspace, tmp_path: Path) -> None:
+    before = workspace.digests()
+    port = 5000 + os.getpid() % 2000
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x", AWS_DEFAULT_REGION="us-east-1")
+    try:
+        _bucket(port)
+        workspace.run("dvc", "remote", "add", "-d", "s3", "s3://pirepro/demo")
+        workspace.run("dvc", "remote", "modify", "s3", "endpointurl", f"http://127.0.0.1:{port}")
+        workspace.run("dvc", "push")
+        workspace.run("git", "add", "-A")
+        workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "remote")
+        subprocess.run(["git", "clone", "-q", str(workspace.root), str(tmp_path / "clone")], check=True)
+        clone = Workspace(tmp_path / "clone")
+        clone.run("dvc", "pull")
+        assert clone.digests() == before
+        assert "Running stage" not in clone.run("dvc", "repro")
+        output = clone.run("pirepro", "run", "specs/demo-tiny.yaml")
+        assert "adopted" in output and "started" not in output
+        assert clone.run("git", "status", "--porcelain") == ""
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _bucket(port: int) -> None:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", config=Config(retries={"max_attempts": 1}))
+    for _ in range(120):
+        try:
+            client.create_bucket(Bucket="pirepro")
+            return
+        except BotoCoreError:
+            time.sleep(0.5)
+    raise AssertionError("the S3 server did not start")
