@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,9 @@ def run(loaded: Loaded, choice: Choice, places: Places, watcher: Watcher) -> Dri
             keep_going=choice.keep_going,
             force=frozenset(stage.name for stage in part.stages) if choice.force else frozenset(),
         )
+        # A plain kill, and an interrupt where a shell made us deaf to it, stop as gently as Ctrl-C.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler)
         try:
             driver.run()
         finally:

@@ -20,7 +20,8 @@ from ssimulacra2 import compute_ssimulacra2
 
 from pi_repro.data.demo import concepts, kadid, triplets
 from pi_repro.data.demo.cells import Cell, Judge, Thresholds, error, verdicts
-from pi_repro.data.demo.distortions import NUMBERS, Pixels, distort
+from pi_repro.data.demo.distortions import Pixels, distort
+from pi_repro.data.demo.levels import NUMBERS
 from pi_repro.data.demo.pairing import Side, Triplet, labelled, pair_up, sides_of
 from pi_repro.data.shards import Shards
 from pi_repro.data.sources import Download, downloads
@@ -352,9 +353,7 @@ def test_another_count_than_the_cards_is_refused(built: Built, stage: mini.MiniS
 
 
 def test_held_out_concepts_are_no_references(built: Built, stage: mini.MiniStage) -> None:
-    held = triplets.open_corpus(
-        built.card, triplets.read_settings(triplets.DistortionSettings, built.card), stage
-    ).held
+    held = triplets.open_corpus(built.card, triplets.read_settings(triplets.DistortionSettings, built.card), stage).held
     told = [json.loads(built.shards.read("json", row))["reference"] for row in range(built.shards.count)]
     assert held and not {name.removeprefix("twemoji-") for name in told} & held
 
@@ -371,9 +370,7 @@ def test_held_out_concepts_are_no_references(built: Built, stage: mini.MiniStage
         {"scores": "absent", "nothing": 1},
     ],
 )
-def test_wrong_settings_are_refused_by_name(
-    registry: Registry, stage: mini.MiniStage, wrong: dict[str, Any]
-) -> None:
+def test_wrong_settings_are_refused_by_name(registry: Registry, stage: mini.MiniStage, wrong: dict[str, Any]) -> None:
     with pytest.raises(RequestError) as refused:
         triplets.fetch(mini_card(registry, 1, **wrong), stage)
     assert "mini" in str(refused.value.where)

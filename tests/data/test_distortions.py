@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pi_repro.data.demo.cells import error, shrink
-from pi_repro.data.demo.distortions import LEVELS, NUMBERS, Pixels, distort, rising
+from pi_repro.data.demo.distortions import Pixels, distort
+from pi_repro.data.demo.levels import LEVELS, NUMBERS, rising
 from pi_repro.data.demo.planes import filtered, from_lab, to_lab
 
 #: identity by KADID-10k's own parameters: a line of one pixel, saturation times one, a shift by nothing

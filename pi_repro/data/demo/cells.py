@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from ssimulacra2 import ssimulacra2 as metric
 
-from .distortions import NUMBERS, Pixels, distort, rising
+from .distortions import Pixels, distort
 from .kadid import Order, cell_index
+from .levels import NUMBERS, rising
 
 #: Pixels a side at which SSIMULACRA2 is computed.
 JUDGED_AT = 256

@@ -3,13 +3,10 @@
 RULE: a distortion is a pure function of (pixels, type, level, key); its randomness is counter-based, so the
 same key gives the same bits in any order and process.
 
-Where the numbers come from. KADID-10k (Lin, Hosu and Saupe, QoMEX 2019) made its 25 x 5 cells with MATLAB code,
-whose table of levels (imdist_generator.m) was read in public copies and agrees with two independent ports (the
-torch port of ARNIQA and a numpy port used for self-supervised quality assessment). `LEVELS` is that table.
-What each type does is written anew here, from the published descriptions and from those ports; the docstring of
-each says how sure that is: "sure" (levels and operation agree in all sources), "close" (levels agree, a detail
-of MATLAB's operation is approximated) or "scaled" (levels agree, the extent was adapted to a smaller canvas).
-Not here: denoising, which needs MATLAB's pretrained DnCNN.
+The numbers are those of `levels`. What each type does is written anew here, from the published descriptions and
+from two ports; the docstring of each says how sure that is: "sure" (levels and operation agree in all sources),
+"close" (levels agree, a detail of MATLAB's operation is approximated) or "scaled" (levels agree, the extent was
+adapted to a smaller canvas). Not here: denoising, which needs MATLAB's pretrained DnCNN.
 
 KADID-10k's pictures are 512 x 384 photographs; here the canvas is a smaller square. Blur, noise, jitter and
 block size stay in pixels of the canvas; patches and colour blocks keep their share of the picture.
@@ -28,82 +25,16 @@ from scipy.interpolate import CubicSpline
 
 from pi_repro.data.randomness import generator
 
+from .levels import LEVELS, NUMBERS
 from .planes import Plane, filtered, from_image, from_lab, gaussian, to_image, to_lab
 
 Pixels = NDArray[np.uint8]
 Random = np.random.Generator
 
-#: Type -> KADID-10k's number of the type, 1 to 25.
-NUMBERS = {
-    "gaussian_blur": 1,
-    "lens_blur": 2,
-    "motion_blur": 3,
-    "color_diffusion": 4,
-    "color_shift": 5,
-    "color_quantization": 6,
-    "desaturation": 7,
-    "oversaturation": 8,
-    "jpeg2000": 9,
-    "jpeg": 10,
-    "white_noise": 11,
-    "color_noise": 12,
-    "impulse_noise": 13,
-    "multiplicative_noise": 14,
-    "brighten": 16,
-    "darken": 17,
-    "mean_shift": 18,
-    "jitter": 19,
-    "patches": 20,
-    "pixelate": 21,
-    "quantization": 22,
-    "color_blocks": 23,
-    "sharpen": 24,
-    "contrast": 25,
-}
-
-#: Type -> the parameter at levels 1 to 5, in the unit that the type's function states.
-LEVELS: dict[str, tuple[float, float, float, float, float]] = {
-    "gaussian_blur": (0.1, 0.5, 1, 2, 5),
-    "lens_blur": (1, 2, 4, 6, 8),
-    "motion_blur": (1, 2, 4, 6, 10),
-    "color_diffusion": (1, 3, 6, 8, 12),
-    "color_shift": (1, 3, 6, 8, 12),
-    "color_quantization": (64, 48, 32, 16, 8),
-    "desaturation": (0.4, 0.2, 0.1, 0, -0.4),
-    "oversaturation": (1, 2, 3, 6, 9),
-    "jpeg2000": (16, 32, 45, 120, 400),
-    "jpeg": (43, 36, 24, 7, 4),
-    "white_noise": (0.001, 0.002, 0.003, 0.005, 0.01),
-    "color_noise": (0.0001, 0.0005, 0.001, 0.002, 0.003),
-    "impulse_noise": (0.001, 0.005, 0.01, 0.02, 0.03),
-    "multiplicative_noise": (0.001, 0.005, 0.01, 0.02, 0.05),
-    "brighten": (0.1, 0.2, 0.4, 0.7, 1.1),
-    "darken": (0.05, 0.1, 0.2, 0.4, 0.8),
-    "mean_shift": (0.15, 0.08, 0, -0.08, -0.15),
-    "jitter": (0.05, 0.1, 0.2, 0.5, 1),
-    "patches": (20, 40, 60, 80, 100),
-    "pixelate": (0.01, 0.05, 0.1, 0.2, 0.5),
-    "quantization": (20, 16, 13, 10, 7),
-    "color_blocks": (2, 4, 6, 8, 10),
-    "sharpen": (1, 2, 3, 6, 12),
-    "contrast": (0.3, 0.15, 0, -0.4, -0.6),
-}
-
-#: Types whose level is signed: several runs of rising strength, each from weak to strong, instead of 1 to 5.
-RISING: dict[str, tuple[tuple[int, ...], ...]] = {
-    "mean_shift": ((3, 2, 1), (3, 4, 5)),
-    "contrast": ((3, 2, 1), (4, 5)),
-}
-
 #: Pixels of a KADID-10k picture, to which counts and extents of patches refer.
 _KADID_PIXELS = 512 * 384
 _LUMA = np.array([0.2989, 0.5870, 0.1140])
 _TO_YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
-
-
-def rising(kind: str) -> tuple[tuple[int, ...], ...]:
-    """Runs of levels along which a type grows stronger, for example ((1, 2, 3, 4, 5),)."""
-    return RISING.get(kind, ((1, 2, 3, 4, 5),))
 
 
 def distort(pixels: Pixels, kind: str, level: int, *key: int | str) -> Pixels:
@@ -223,7 +154,8 @@ def color_noise(rgb: Plane, variance: float, random: Random) -> Plane:
 
 
 def impulse_noise(rgb: Plane, density: float, random: Random) -> Plane:
-    """A share `density` of all values set to 0 or 1, half each, channels apart (imnoise 'salt & pepper'). Sure."""
+    """A share `density` of all values set to 0 or 1, half each, channels apart (imnoise 'salt & pepper').
+    Close: sources differ in whether a pixel's channels are hit together."""
     draw = random.random(rgb.shape)
     result: Plane = np.where(draw < density / 2, 0.0, np.where(draw < density, 1.0, rgb))
     return result
@@ -313,7 +245,7 @@ def color_blocks(rgb: Plane, count: float, random: Random) -> Plane:
 
 
 def sharpen(rgb: Plane, amount: float, _: Random) -> Plane:
-    """Unsharp mask on Lab's L: radius 3, strength `amount`. Sure."""
+    """Unsharp mask on Lab's L: Gaussian of 3 pixels, strength `amount`. Close: as MATLAB's imsharpen is documented."""
     lab = to_lab(rgb)
     light = lab[..., :1]
     lab[..., :1] = np.clip(light + amount * (light - gaussian(light, 3.0)), 0.0, 100.0)

@@ -33,9 +33,10 @@ from pi_repro.spec.card import Card
 
 from .cells import JUDGED_AT, Cell, Thresholds, Verdict, check, shrink
 from .corpus import Corpus, open_corpus
-from .distortions import LEVELS, Pixels
+from .distortions import Pixels
 from .emoji import keyed
 from .kadid import PHOTOGRAPHS, Order, read_order
+from .levels import LEVELS
 from .pairing import Triplet, labelled, pair_up, sides_of
 from .render import encode
 from .settings import CorpusSettings, read_settings
