@@ -16,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
-from pi_repro.errors import Interrupted, PireproError
+from pi_repro.errors import Interrupted, PireproError, StateError
 from pi_repro.provenance import capture
 from pi_repro.stages.context import StageContext
 
@@ -54,6 +54,9 @@ def main(path: Path) -> int:
         except PireproError as error:
             log.error("%s", error)
             return error.exit_status
+        except (OSError, MemoryError) as error:
+            log.error("%s: this machine refused: %s", job.name, error or "out of memory")
+            return StateError.exit_status
         except Exception:
             log.error("%s", traceback.format_exc())
             log.error("%s failed by a defect of this package; the lines above say where", job.name)

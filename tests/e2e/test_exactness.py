@@ -63,7 +63,7 @@ def _progress(workspace: Workspace) -> float | None:
 
 @pytest.mark.timeout(1200)
 def test_killed_at_random_moments_and_run_again_it_ends_in_the_same_bits(tmp_path: Path) -> None:
-    """PIREPRO_KILLS=20 is the issue's figure; three kills of four aim at a share of the training between 10 and 90 %."""
+    """Three kills of four aim at a share of the training between 10 and 90 %; PIREPRO_KILLS sets how many."""
     workspace = make_workspace(tmp_path / "ws")
     _long(workspace)
     command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")

@@ -151,6 +151,21 @@ def test_until_stops_early(tmp_path: Path) -> None:
     assert not (workspace.root / "artifacts/demo-tiny/random-s0").exists()
 
 
+def test_any_checkpoint_can_be_judged(workspace: Workspace, tmp_path: Path) -> None:
+    """The command gives an exported file the metrics that the DAG gave the same weights."""
+    workspace.run("pirepro", "export", "artifacts/demo-tiny/pi-s0/pretrain", str(tmp_path / "exported"))
+    weights, output = tmp_path / "exported" / "open_clip_model.safetensors", tmp_path / "results.json"
+    workspace.run("pirepro", "evaluate", "--weights", str(weights), "--suite", "tiny-suite", "--output", str(output))
+    found = json.loads(output.read_text())
+    assert len(found) == 4
+    for set_id, record in found.items():
+        path = workspace.root / "results/demo-tiny/pi-s0/epoch-0004" / f"{set_id}.json"
+        assert record["metrics"] == pytest.approx(json.loads(path.read_text())["metrics"], abs=1e-9), set_id
+    missing = workspace.run("pirepro", "evaluate", "--weights", "none.pt", "--suite", "tiny-suite", status=2)
+    assert "none.pt" in missing and "Traceback" not in missing
+    assert "no such suite" in workspace.run("pirepro", "evaluate", "--weights", "x", "--suite", "y", status=2)
+
+
 def test_gc_keeps_what_is_asked_for(workspace: Workspace) -> None:
     before = workspace.digests()
     workspace.edit("demo-tiny.yaml", "recall_k: [1, 5, 10]", "recall_k: [1, 5]")

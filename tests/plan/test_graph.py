@@ -89,7 +89,7 @@ def test_a_resource_reruns_nothing(specs: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     "old, new, kinds, arms",
     [
-        ("lr: 1e-3", "lr: 2e-3", {"initialize", "pretrain", "evaluate", "report"}, {"pi", "concept"}),
+        ("lr: 2.5e-4", "lr: 2e-4", {"initialize", "pretrain", "evaluate", "report"}, {"pi", "concept"}),
         (
             "lr: 2e-3",
             "lr: 3e-3",
