@@ -85,6 +85,7 @@ class Driver:
         self.running: dict[str, Running] = {}
         self.failed: dict[str, str] = {}
         self._forced = set(self.force)
+        self._missing: set[str] = set()
 
     def run(self, poll_s: float = 0.1) -> None:
         """Run until everything is published or nothing more can be.
@@ -130,12 +131,16 @@ class Driver:
                 continue
             if any(name not in self.published for name in names):
                 continue
+            if stage.name in self._missing and len(self.running) >= self.parallel:
+                continue  # looked for before; it waits for a free place
             resolved = resolve(stage, parents, self.done, self.environment, self.store.digest)
             if self._finish(resolved):
                 changed = True
             elif len(self.running) < self.parallel:
                 self._start(job_of(resolved, parents, self.done, self.places))
                 changed = True
+            else:
+                self._missing.add(stage.name)
         return changed
 
     def _finish(self, resolved: Resolved, how: Event = "cached") -> bool:

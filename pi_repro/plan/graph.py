@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pi_repro.errors import RequestError
+from pi_repro.spec import plugins
 from pi_repro.spec.card import Card
 from pi_repro.spec.experiment import Resources
 from pi_repro.spec.loading import Loaded
@@ -149,6 +150,9 @@ def _stages(loaded: Loaded) -> list[Stage]:
                 settings = loaded.arms[arm][stage]
                 section, role = ("pretrain", "pairs") if stage == "pretrain" else ("align", "triplets")
                 content = common | {"mode": science.mode, section: settings.model_dump(mode="json")}
+                if isinstance(settings, Align):
+                    used = (("objectives", settings.objective.name), ("adapters", settings.adapter.name))
+                    content |= _provided(plugins.providers(*used))
                 deps = {"start": weights, role: f"data/{settings.data}"}
                 weights = f"artifacts/{name}/{folder}/{stage}"
                 add(stage, folder, content, deps, weights)
@@ -168,7 +172,13 @@ def _stages(loaded: Loaded) -> list[Stage]:
 
 
 def _fetch(card: Card) -> dict[str, Any]:
-    return {"recipe": RECIPES["fetch"], "card": card.model_dump(mode="json")}
+    content = {"recipe": RECIPES["fetch"], "card": card.model_dump(mode="json")}
+    return content | _provided(plugins.providers(("fetchers", card.fetcher)))
+
+
+def _provided(providers: dict[str, str]) -> dict[str, Any]:
+    """A plugin's code is not ours to number: its package's version stands for it."""
+    return {"providers": providers} if providers else {}
 
 
 def _report(loaded: Loaded, evaluate: Mapping[str, Any]) -> dict[str, Any]:

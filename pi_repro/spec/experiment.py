@@ -113,6 +113,9 @@ class Resources(Frozen):
     workers: Annotated[int, Field(ge=0)] = Field(description="loader processes of a training stage")
     prefetch: Count = Field(description="batches each loader process keeps ready")
     checkpoint_every: Count = Field(description="updates between checkpoints")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        default=(), description="who draws the curves of a training while it runs; the extra `loggers` installs both"
+    )
     device_watts: Positive = Field(description="mean power of one device with its share of the host")
     grid_g_per_kwh: NonNegative = Field(description="declared carbon intensity, g CO2e a kWh")
     rates: dict[Literal["align", "pretrain", "evaluate"], Rate]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pi_repro.errors import RequestError
+from pi_repro.errors import RequestError, StateError
 
 from .base import Frozen, Positive
 from .validation import nearest
@@ -63,15 +63,29 @@ def load(group: str, name: str) -> Any:
     """
     for point in entry_points(group=f"pi_repro.{group}"):
         if point.name == name:
-            return point.load()
+            try:
+                return point.load()
+            except ImportError as error:
+                raise StateError(f"the plugin {name!r} cannot be imported: {error}", where=point.value) from None
     raise RequestError(f"no {group[:-1]} named {name!r} is installed", **known(group, name))
+
+
+def providers(*parts: tuple[str, str]) -> dict[str, str]:
+    """Package and version behind each (group, name) that is not built in, for the fingerprint."""
+    found = {}
+    for group, name in parts:
+        for point in entry_points(group=f"pi_repro.{group}"):
+            if point.name == name and name not in BUILT_IN[group] and point.dist is not None:
+                found[f"{group}.{name}"] = f"{point.dist.name}=={point.dist.version}"
+    return found
 
 
 def known(group: str, name: str) -> dict[str, str]:
     """`allowed` and `todo` of an error about an unknown name."""
     names = sorted({*BUILT_IN[group], *offered(group)})
     guess = nearest(name, names)
+    install = f"install a package with an entry point in pi_repro.{group}"
     return {
         "allowed": ", ".join(names) or "none is installed",
-        "todo": f"did you mean {guess!r}?" if guess else f"install a package with an entry point in pi_repro.{group}",
+        "todo": f"did you mean {guess!r}? Or {install}" if guess else install,
     }

@@ -1,28 +1,27 @@
 """The verb fetch: a card names its fetcher, the fetcher fills the output folder; nothing else is decided here.
 
-A fetcher is `fetch(card, context) -> None`. Those of the demo are built in; any installed package may add one under
-the entry-point group "pi_repro.fetchers". A built-in name cannot be taken over.
+A fetcher is `fetch(card, context) -> None`. Those of the demo are built in; any installed package may add one by an
+entry point in pi_repro.fetchers. A built-in name cannot be taken over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import ValidationError
 
 from pi_repro.errors import RequestError, StateError
+from pi_repro.spec import plugins
 from pi_repro.spec.card import Card
 
 from .context import StageContext
 
 Fetcher = Callable[[Card, StageContext], None]
 
-GROUP = "pi_repro.fetchers"
-BUILT_IN = {
+#: Built-in fetcher -> its module; `spec.plugins` knows some more names, whose fetchers are not built yet.
+MODULES = {
     "demo_pairs": "pi_repro.data.demo.pairs",
     "demo_suite": "pi_repro.data.demo.suite",
     "demo_triplets": "pi_repro.data.demo.triplets",
@@ -34,24 +33,21 @@ def fetcher(name: str) -> Fetcher:
     """The fetcher of this name.
 
     Raises:
-        RequestError: no such fetcher; the nearest name is given.
+        RequestError: nobody offers it; the nearest name is given.
+        StateError: a known name whose fetcher is not built yet.
     """
-    if name in BUILT_IN:
-        found: Fetcher = import_module(BUILT_IN[name]).fetch
+    if name in MODULES:
+        found: Fetcher = import_module(MODULES[name]).fetch
         return found
-    added = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name not in added:
-        known = sorted({*BUILT_IN, *added})
-        near = get_close_matches(name, known, n=1)
-        raise RequestError(
-            "no such fetcher",
-            where="card.fetcher",
-            given=name + (f" (did you mean {near[0]}?)" if near else ""),
-            allowed=", ".join(known),
-            todo=f"install the package that provides it under the entry-point group {GROUP}",
+    if name in plugins.BUILT_IN["fetchers"]:
+        raise StateError(
+            "fetching this is not built yet; it comes with the data fetchers",
+            where=f"fetcher {name}",
+            allowed=", ".join(MODULES),
+            todo="leave its experiment out: pirepro disable SPEC",
         )
-    loaded: Fetcher = added[name].load()
-    return loaded
+    offered: Fetcher = plugins.load("fetchers", name)
+    return offered
 
 
 def _card(settings: Any) -> Card:
@@ -69,10 +65,11 @@ def run(context: StageContext) -> None:
 
     Raises:
         RequestError: the card is wrong or names an unknown fetcher.
-        StateError: what came is not what the card pins; or the fetcher left no card.json.
+        StateError: what came is not what the card pins; the fetcher left no card.json, or is not built yet.
     """
     card = _card(context.settings["card"])
+    fetch = fetcher(card.fetcher)
     context.out.mkdir(parents=True, exist_ok=True)
-    fetcher(card.fetcher)(card, context)
+    fetch(card, context)
     if not (context.out / "card.json").is_file():
         raise StateError("the fetcher wrote no card.json", where=f"fetcher {card.fetcher}", given=card.name)

@@ -32,6 +32,7 @@ from .course import Course
 from .determinism import device_model
 from .kept import Kept
 from .ledger import Ledger
+from .loggers import Loggers
 from .optimizer import Optimizer
 from .schedule import LearningRate
 from .step import LOGIT_SCALE, Batch, Learner
@@ -82,7 +83,7 @@ def train(training: Training, context: StageContext) -> None:
 
     Raises:
         RequestError: the settings don't fit each other or the data.
-        StateError: data damaged, loss not finite, or a checkpoint of another device model.
+        StateError: data damaged, loss not finite, a checkpoint of another device model, or no such logger installed.
         Interrupted: asked to stop; the state was saved.
     """
     if late := [update for update in training.publish_states if update > training.course.total]:
@@ -105,6 +106,7 @@ class _Run:
         self.training = training
         self.context = context
         self.course = training.course
+        self.loggers = Loggers(context)
         self.optimizer = Optimizer(training.optimizer, training.trained)
         self.rate = LearningRate(training.schedule, training.optimizer.lr, self.course.total)
         device = device_model(next(training.model.parameters()).device)
@@ -140,7 +142,7 @@ class _Run:
         loader = micro_batches(
             self.training.source, self.course.micro_batches(self.done), resources.workers, resources.prefetch
         )
-        with closing(cast("Generator[Batch]", loader)) as batches:
+        with closing(self.loggers), closing(cast("Generator[Batch]", loader)) as batches:
             while self.done < self.course.total:
                 self._update(batches)
                 self._keep()
@@ -180,6 +182,7 @@ class _Run:
         if update % self.training.checksum_every == 0 or update == self.course.total:
             line["weights"] = weights.checksum(self.training.weights(self.training.model))
         self.ledger.add(line)
+        self.loggers.add(line)
         self.context.progress(update, self.course.total, "updates", f"loss {loss:.4f}")
 
     def _keep(self) -> None:
@@ -203,6 +206,7 @@ class _Run:
     def _save(self) -> None:
         if self.saved == self.done:
             return
+        self.loggers.flush()
         notes = {"kept": self.kept.notes(), "ledger": self.ledger.mark()}
         self.checkpoints.save(State(self.done, self.training.model.state_dict(), self.optimizer.state(), notes))
         self.saved = self.done

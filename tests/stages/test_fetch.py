@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import yaml
 
 from pi_repro.errors import RequestError, StateError
 from pi_repro.files import write_json
+from pi_repro.spec import plugins
 from pi_repro.spec.card import Card
 from pi_repro.spec.experiment import Resources
 from pi_repro.stages import fetch
@@ -45,36 +46,57 @@ def forgetful(card: Card, context: StageContext) -> None:
 
 
 @pytest.fixture
-def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package that offers fetchers, one under a built-in name."""
     here = sys.modules[__name__].__name__
     found = EntryPoints(
-        EntryPoint(name, f"{here}:{attribute}", fetch.GROUP)
-        for name, attribute in (("toy", "toy"), ("forgetful", "forgetful"), ("demo_pairs", "toy"))
+        EntryPoint(name, f"{here}:{attribute}", "pi_repro.fetchers")
+        for name, attribute in (("toy", "toy"), ("forgetful", "forgetful"), ("demo_pairs", "toy"), ("nights", "toy"))
     )
-    monkeypatch.setattr(fetch, "entry_points", lambda group: found.select(group=group))
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found.select(group=group))
+    plugins.offered.cache_clear()
+    yield
+    plugins.offered.cache_clear()
 
 
-def test_a_fetcher_of_another_package(plugins: None, context: Callable[[dict[str, Any]], StageContext]) -> None:
+def test_a_fetcher_of_another_package(installed: None, context: Callable[[dict[str, Any]], StageContext]) -> None:
     stage = context(settings(fetcher="toy"))
     fetch.run(stage)
     assert (stage.out / "card.json").is_file()
 
 
-def test_built_in_names_are_not_taken_over(plugins: None) -> None:
+def test_built_in_names_are_not_taken_over(installed: None) -> None:
     from pi_repro.data.demo import pairs
 
     assert fetch.fetcher("demo_pairs") is pairs.fetch
+    with pytest.raises(StateError, match="not built yet"):
+        fetch.fetcher("nights")
 
 
-@pytest.mark.parametrize("name", sorted(fetch.BUILT_IN))
+@pytest.mark.parametrize("name", sorted(fetch.MODULES))
 def test_built_in_fetchers_exist(name: str) -> None:
     assert callable(fetch.fetcher(name))
 
 
+def test_a_spec_may_name_every_fetcher_that_is_built() -> None:
+    assert set(fetch.MODULES) <= set(plugins.BUILT_IN["fetchers"])
+
+
+@pytest.mark.parametrize("card", ["nights", "yfcc15m", "zeroshot-29-2"])
+def test_a_known_fetcher_that_is_not_built_says_what_to_do(
+    card: str, context: Callable[[dict[str, Any]], StageContext]
+) -> None:
+    stage = context({"recipe": 1, "card": yaml.safe_load((CARDS / f"{card}.yaml").read_text())})
+    with pytest.raises(StateError, match="not built yet") as caught:
+        fetch.run(stage)
+    assert "pirepro disable" in str(caught.value) and "data root" in str(caught.value)
+    assert not stage.out.exists()
+
+
 def test_an_unknown_fetcher_is_named_with_the_nearest(context: Callable[[dict[str, Any]], StageContext]) -> None:
-    with pytest.raises(RequestError, match="no such fetcher") as caught:
+    with pytest.raises(RequestError, match="no fetcher named 'demo_pair'") as caught:
         fetch.run(context(settings(fetcher="demo_pair")))
-    assert "did you mean demo_pairs?" in str(caught.value)
+    assert "did you mean 'demo_pairs'?" in str(caught.value)
     assert "pi_repro.fetchers" in str(caught.value)
 
 
@@ -83,6 +105,6 @@ def test_a_wrong_card_is_named(context: Callable[[dict[str, Any]], StageContext]
         fetch.run(context(settings(count=0)))
 
 
-def test_a_fetcher_that_leaves_no_card(plugins: None, context: Callable[[dict[str, Any]], StageContext]) -> None:
+def test_a_fetcher_that_leaves_no_card(installed: None, context: Callable[[dict[str, Any]], StageContext]) -> None:
     with pytest.raises(StateError, match=r"no card\.json"):
         fetch.run(context(settings(fetcher="forgetful")))
