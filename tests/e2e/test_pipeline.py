@@ -87,6 +87,7 @@ def test_damage_in_the_store_is_refused_by_name(workspace: Workspace) -> None:
     assert workspace.digests() == before
 
 
+@pytest.mark.full
 def test_explain_names_the_changed_field_and_only_dependents_rerun(workspace: Workspace) -> None:
     workspace.edit("demo-tiny.yaml", "recall_k: [1, 5, 10]", "recall_k: [1, 5]")
     output = workspace.run("pirepro", "explain", "evaluate@demo-tiny-pi-s0")
