@@ -85,7 +85,7 @@ def test_killed_at_random_moments_and_run_again_it_ends_in_the_same_bits(tmp_pat
             if time.monotonic() > moment if aim is None else done is not None and done >= aim:
                 break
             time.sleep(0.01)
-        _kill_all(process)
+        _kill_all(workspace, process)
         mid = done is not None and 0.1 <= done <= 0.9
         workspace.run(*command)
         assert workspace.digests() == before, f"kill {number} at {done} of the training changed bits"
@@ -101,7 +101,7 @@ def test_killed_at_random_moments_and_run_again_it_ends_in_the_same_bits(tmp_pat
     assert inside >= KILLS // 2
 
 
-def _kill_all(process: subprocess.Popen[bytes]) -> None:
+def _kill_all(workspace: Workspace, process: subprocess.Popen[bytes]) -> None:
     """kill -9 of the driver and of every worker it started (each leads a session of its own)."""
     victims = {process.pid}
     for status in Path("/proc").glob("[0-9]*/cmdline"):
@@ -109,7 +109,7 @@ def _kill_all(process: subprocess.Popen[bytes]) -> None:
             words = status.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"pi_repro.launch.worker" in words and str(process.args) and any(b"/ws/" in word for word in words):
+        if b"pi_repro.launch.worker" in words and words[-2].startswith(bytes(workspace.root)):
             victims.add(int(status.parent.name))
     for victim in victims:
         try:
@@ -158,7 +158,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(tmp_
     while (_progress(workspace) or 0) < 0.4:
         assert process.poll() is None
         time.sleep(0.02)
-    _kill_all(process)
+    _kill_all(workspace, process)
     found = sorted((workspace.root / ".pirepro" / "scratch").glob("*/work/checkpoints/*/*.safetensors"))
     newest = max({path.parent for path in found})
     victim = sorted(newest.glob("*.safetensors"))[0]
