@@ -8,6 +8,8 @@ if [ "$(uname -s) $(uname -m)" != "Linux x86_64" ]; then
   exit 3
 fi
 
+# The environment being made anew must not be the Python that makes it.
+PATH=${PATH//"$PWD/.venv/bin:"/}
 supported='import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))'
 python=""
 for name in ${PYTHON:-python3.11 python3.12 python3 python}; do
