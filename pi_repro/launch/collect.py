@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pi_repro.errors import PireproError
 
-from .driver import folder_size
 from .lease import Lease
 from .places import Places
 from .store import Store
@@ -68,3 +67,8 @@ def remove(items: Iterable[Garbage]) -> int:
         shutil.rmtree(item.path)
         freed += item.bytes
     return freed
+
+
+def folder_size(path: Path) -> int:
+    """Bytes below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from pi_repro.errors import Interrupted, RequestError, StateError
@@ -238,8 +237,3 @@ def failure(job: Job, status: int) -> str:
         lines.append(f"killed by signal {-status}" if status < 0 else f"ended with status {status}")
     begin = max((number for number, line in enumerate(lines) if " E " in line[:24]), default=max(0, len(lines) - 8))
     return "\n".join([f"{job.name} failed:", *(f"  {line}" for line in lines[begin:]), f"  log:     {job.log}"])
-
-
-def folder_size(path: Path) -> int:
-    """Bytes below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0

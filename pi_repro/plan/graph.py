@@ -15,6 +15,7 @@ from pi_repro.spec.card import Card
 from pi_repro.spec.experiment import Resources
 from pi_repro.spec.loading import Loaded
 from pi_repro.spec.training import Align
+from pi_repro.spec.validation import nearest
 
 #: Raised by a developer when the meaning of a stage's code changes, so that old results are rebuilt.
 RECIPES = {"fetch": 1, "draw": 1, "initialize": 1, "pretrain": 1, "finetune": 1, "evaluate": 1, "report": 1}
@@ -64,8 +65,6 @@ class Plan:
         Raises:
             RequestError: with the nearest names when there is none.
         """
-        from pi_repro.spec.validation import nearest
-
         for stage in self.stages:
             if stage.name == name:
                 return stage
