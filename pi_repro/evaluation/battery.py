@@ -62,6 +62,25 @@ class Battery:
             self._open[name] = self._opened(name)
         return self._open[name]
 
+    def share(self, rank: int, size: int) -> tuple[str, ...]:
+        """The benchmarks that one of several processes judges, of every checkpoint: about equally many images each.
+
+        A set is judged by one process, which keeps its decoded images from checkpoint to checkpoint.
+        """
+        loads = [0] * size
+        mine = []
+        for name in sorted(self.ids, key=lambda name: (-self._images(name), name)):
+            lightest = loads.index(min(loads))
+            loads[lightest] += self._images(name)
+            if lightest == rank:
+                mine.append(name)
+        return tuple(name for name in self.ids if name in mine)
+
+    def _images(self, name: str) -> int:
+        if name in self._splits:
+            return 3 * Shards.open(self._splits[name][1], self._data_root).count
+        return int(self._entries[name].fields.get("n", 0))
+
     def _opened(self, name: str) -> Benchmark:
         if name in self._splits:
             card, folder, split = self._splits[name]

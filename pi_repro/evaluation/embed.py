@@ -30,7 +30,7 @@ class Embedder:
     Attributes:
         model: open_clip-like, with `encode_image` and `encode_text`, in eval mode and on `device`.
         prepare: batch of decoded images on the device -> float32 input.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:N".
         precision: "fp32", or "bf16" for autocast; features are float32 either way.
         batch: items a forward pass.
     """
@@ -78,7 +78,7 @@ class Embedder:
         return joined
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def pad(rows: torch.Tensor, size: int) -> torch.Tensor:

@@ -207,7 +207,7 @@ class Driver:
         if job.name not in self.force or not aside.is_dir():
             return
         before, after = Store(aside.parent).digest(job.fingerprint), self.store.digest(job.fingerprint)
-        if before != after:
+        if before != after and job.payload["settings"].get("mode") != "fast":
             raise StateError(
                 f"{job.name}: run again, it gave different bits; both are kept",
                 where=str(aside),
@@ -235,5 +235,7 @@ def failure(job: Job, status: int) -> str:
     if status < 0 or not lines:
         lines += errors.read_text(encoding="utf-8", errors="replace").splitlines()[-8:] if errors.is_file() else []
         lines.append(f"killed by signal {-status}" if status < 0 else f"ended with status {status}")
-    begin = max((number for number, line in enumerate(lines) if " E " in line[:24]), default=max(0, len(lines) - 8))
+    attempt = max((number for number, line in enumerate(lines) if " begins, fingerprint " in line), default=0)
+    errors_at = (number for number, line in enumerate(lines) if number >= attempt and " E " in line[:24])
+    begin = next(errors_at, max(0, len(lines) - 8))
     return "\n".join([f"{job.name} failed:", *(f"  {line}" for line in lines[begin:]), f"  log:     {job.log}"])

@@ -11,6 +11,7 @@ from pi_repro.files import read_json, write_json
 from pi_repro.plan.graph import Stage
 from pi_repro.plan.resolve import Resolved
 from pi_repro.spec.experiment import Resources
+from pi_repro.stages.context import Stretch
 
 from .lease import Lease
 from .places import Places
@@ -28,6 +29,8 @@ class Job:
         inputs: role -> rows of (sub-folder or "", fingerprint that was published); a role made by
             several stages is shown to the stage as one folder of links.
         resources: what changes no bit.
+        processes: how many compute it side by side.
+        stretch: for a training, the part that is wanted; None for all.
         places: where things lie.
     """
 
@@ -38,6 +41,8 @@ class Job:
     inputs: Mapping[str, tuple[tuple[str, str], ...]]
     resources: Resources
     places: Places
+    processes: int = 1
+    stretch: Stretch | None = None
 
     @property
     def scratch(self) -> Path:
@@ -69,7 +74,16 @@ def job_of(
             assert maker.fingerprint is not None
             rows.append((maker.stage.out.removeprefix(stage.deps[role]).lstrip("/"), maker.fingerprint))
         inputs[role] = tuple(rows)
-    return Job(stage.name, stage.kind, resolved.fingerprint, resolved.payload, inputs, stage.resources, places)
+    return Job(
+        stage.name,
+        stage.kind,
+        resolved.fingerprint,
+        resolved.payload,
+        inputs,
+        stage.resources,
+        places,
+        stage.processes,
+    )
 
 
 def write(job: Job) -> Path:
@@ -86,6 +100,8 @@ def write(job: Job) -> Path:
             "inputs": {role: [list(row) for row in rows] for role, rows in job.inputs.items()},
             "resources": job.resources.model_dump(mode="json"),
             "places": places,
+            "processes": job.processes,
+            "stretch": _plain(job.stretch),
         },
     )
     return path
@@ -103,4 +119,23 @@ def read(path: Path) -> Job:
         inputs={role: tuple((row[0], row[1]) for row in rows) for role, rows in content["inputs"].items()},
         resources=Resources.model_validate(content["resources"]),
         places=Places(**places),  # type: ignore[arg-type]
+        processes=content["processes"],
+        stretch=_stretch(content["stretch"]),
     )
+
+
+def _plain(stretch: Stretch | None) -> dict[str, Any] | None:
+    if stretch is None:
+        return None
+    return {
+        "begin": stretch.begin,
+        "updates": stretch.updates,
+        "state": None if stretch.state is None else str(stretch.state),
+    }
+
+
+def _stretch(content: Mapping[str, Any] | None) -> Stretch | None:
+    if content is None:
+        return None
+    state = content["state"]
+    return Stretch(content["begin"], content["updates"], None if state is None else Path(state))

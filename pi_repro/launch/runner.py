@@ -9,7 +9,8 @@ import sys
 from dataclasses import dataclass
 from typing import Protocol
 
-from pi_repro.provenance.determinism_env import ENVIRONMENT
+from pi_repro.provenance import capture
+from pi_repro.provenance.determinism_env import environment
 
 from . import job as jobs
 from .job import Job
@@ -52,14 +53,16 @@ class LocalRunner:
     """Workers on this machine, each a session of its own, so that Ctrl-C reaches the driver alone."""
 
     def start(self, job: Job) -> LocalHandle:
-        """Start a worker with the environment that exactness needs (set before torch is imported)."""
+        """Start a worker with the environment that its mode needs (set before torch is imported)."""
         path = jobs.write(job)
+        mode = job.payload["settings"].get("mode", "exact")
+        command = {capture.COMMAND: capture.typed(sys.argv, job.places.workspace)}
         # Whatever prints past the log (a library, a crash) is kept beside it.
         with (job.scratch / "stderr.txt").open("ab") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pi_repro.launch.worker", str(path)],
                 cwd=job.places.workspace,
-                env={**os.environ, **ENVIRONMENT},
+                env=environment({**os.environ, **command}, mode, job.processes),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,

@@ -29,13 +29,15 @@ class Choice:
         until: stop after this stage and what it depends on; None for all.
         force: run stages again though published; their bits must come out the same.
         keep_going: let independent branches finish after a failure.
-        parallel: stages side by side; None for what the spec says, at most the number of cores.
+        parallel: stages side by side; None for what the spec says, at most what the cores allow.
+        processes: of one job; None for what the spec says.
     """
 
     until: str | None = None
     force: bool = False
     keep_going: bool = False
     parallel: int | None = None
+    processes: int | None = None
 
 
 def chosen(plan: Plan, loaded: Loaded, until: str | None) -> Plan:
@@ -60,17 +62,21 @@ def run(loaded: Loaded, choice: Choice, places: Places, watcher: Watcher) -> Dri
         RequestError, StateError: when something asked for, needed or computed is wrong.
         Interrupted: after Ctrl-C.
     """
+    if choice.processes is not None:
+        loaded = loaded.on_processes(choice.processes)
+    resources = loaded.experiment.resources
     with only_driver(places):
         part = chosen(build([loaded]), loaded, choice.until)
         refuse_if_missing(loaded, build([loaded]), places)
         params.enable(places.workspace, loaded.path)
         params.write(places.workspace, params.plan(places.workspace))
-        wanted = loaded.experiment.resources.parallel if choice.parallel is None else choice.parallel
+        wanted = resources.parallel if choice.parallel is None else choice.parallel
+        room = max(1, (os.cpu_count() or 1) // resources.processes)
         driver = Driver(
             plan=part,
             places=places,
             runner=LocalRunner(),
-            parallel=max(1, min(wanted, os.cpu_count() or 1)),
+            parallel=min(wanted, room),
             watcher=watcher,
             keep_going=choice.keep_going,
             force=frozenset(stage.name for stage in part.stages) if choice.force else frozenset(),

@@ -84,11 +84,11 @@ class Store:
         try:
             os.rename(attempt, target)
         except OSError:
-            return self._compare(fingerprint, attempt, found)
+            return self._compare(fingerprint, attempt, found, exact=payload["settings"].get("mode") != "fast")
         sync_folder(self.root)
         return Published(fingerprint, target, found)
 
-    def _compare(self, fingerprint: str, attempt: Path, new: Manifest) -> Published:
+    def _compare(self, fingerprint: str, attempt: Path, new: Manifest, *, exact: bool) -> Published:
         old = self.get(fingerprint)
         if old is None:
             raise StateError(
@@ -96,7 +96,7 @@ class Store:
                 where=str(self.root / fingerprint),
                 todo="`pirepro gc --damaged` removes it; run again",
             )
-        if old.manifest.digest == new.digest:
+        if old.manifest.digest == new.digest or not exact:
             shutil.rmtree(attempt)
             return old
         known = {entry.path: entry.sha256 for entry in old.manifest.entries}

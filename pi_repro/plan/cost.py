@@ -5,8 +5,9 @@ declared is named as unknown instead of guessed.
 
     seconds(stage, d)  = startup + samples / (rate x d)          d devices
     align, pretrain      samples = epochs x floor(count / update) x update, update = batch x accumulation
-                         d = largest power of two <= min(gpus, batch / micro_batch); on CPU 1
-    evaluate             samples = checkpoints x (test images + 3 x triplets of the 2AFC splits), d = 1
+                         d = processes of a job, at most batch / micro_batch
+    evaluate             samples = checkpoints x (test images + 3 x triplets of the 2AFC splits)
+                         d = processes of a job, which share the sets
     device-hours       = sum of d x seconds / 3600
     kWh                = device-hours x device_watts / 1000;    kg CO2e = kWh x g a kWh / 1000
     weights            = 4 bytes x parameters (fp32); a training state = 3 x weights (with Adam's two moments)
@@ -29,7 +30,7 @@ from .schedule import makespan
 
 _STATE_WEIGHTS = 3  # weights and two moments, all fp32
 _STATES_KEPT = 2  # the newest checkpoint and the one before it
-_LEDGER_BYTES = 350  # one line of ledger.jsonl and of curves.csv, an update
+_LEDGER_BYTES = 2_900  # one line of ledger.jsonl and of curves.csv, an update; ViT-B/32 has 302 tensors
 _ITEM_BYTES = 12  # rank, label and prediction of a judged image
 _RESULT_BYTES = 4096  # JSON of one set at one checkpoint
 _REPORT_BYTES, _REPORT_FILES = 10_000_000, 40
@@ -89,7 +90,7 @@ def stage_cost(
     kept = len({*settings.keep_epochs, settings.epochs})
     states = len(settings.publish_states) if isinstance(settings, Pretrain) else 0
     samples = updates * update
-    devices = _devices(resources, settings.batch // settings.micro_batch)
+    devices = resources.share(settings.batch // settings.micro_batch)
     rate = "pretrain" if pretrain else "align"
     return StageCost(
         name=name,
@@ -112,20 +113,20 @@ def evaluate_cost(
     resources: Resources,
     after: Sequence[str] = (),
 ) -> StageCost:
-    """The cost of judging some checkpoints of one arm and seed, in one job on one device."""
+    """The cost of judging some checkpoints of one arm and seed, in one job."""
     suite = cards[evaluate.suite]
     judged = sum(entry.n for entry in suite.sets) or suite.count
     triplets = sum(3 * _triplets(cards[entry.data], entry.splits) for entry in evaluate.two_afc)
     results = len(suite.sets) + sum(len(entry.splits) for entry in evaluate.two_afc)
     samples = checkpoints * (judged + triplets)
-    seconds = _seconds(resources, "evaluate", samples, 1)
+    devices = resources.share(results)
     return StageCost(
         name=name,
         kind="evaluate",
         samples=samples,
-        devices=1,
-        seconds=seconds,
-        seconds_alone=seconds,
+        devices=devices,
+        seconds=_seconds(resources, "evaluate", samples, devices),
+        seconds_alone=_seconds(resources, "evaluate", samples, 1),
         output_bytes=samples * _ITEM_BYTES + checkpoints * results * _RESULT_BYTES,
         files=1 + 2 * checkpoints * results,
         after=tuple(after),
@@ -167,12 +168,6 @@ def _settings(experiment: Experiment, arm: Arm, kind: str) -> Align | Pretrain:
     base = getattr(experiment.science, kind).model_dump(mode="json")
     override = arm.override.get(kind, {})  # type: ignore[call-overload]
     return TRAINING_STAGES[kind].model_validate(merged(base, override))
-
-
-def _devices(resources: Resources, micro_batches: int) -> int:
-    """Exact mode splits micro-batches over a power of two of processes; on CPU a stage is one process."""
-    most = max(1, min(resources.gpus, micro_batches))
-    return 1 << (most.bit_length() - 1)
 
 
 def _seconds(resources: Resources, rate: str, samples: int, devices: int) -> float:

@@ -18,7 +18,7 @@ from pi_repro.spec.training import Align
 from pi_repro.spec.validation import nearest
 
 #: Raised by a developer when the meaning of a stage's code changes, so that old results are rebuilt.
-RECIPES = {"fetch": 1, "draw": 1, "initialize": 1, "pretrain": 1, "finetune": 1, "evaluate": 1, "report": 1}
+RECIPES = {"fetch": 1, "draw": 1, "initialize": 2, "pretrain": 2, "finetune": 2, "evaluate": 1, "report": 1}
 
 #: Kinds in the order they appear in dvc.yaml.
 KINDS = tuple(RECIPES)
@@ -50,6 +50,32 @@ class Stage:
     def name(self) -> str:
         """As DVC addresses it."""
         return f"{self.kind}@{self.key}"
+
+    @property
+    def processes(self) -> int:
+        """Processes that compute it side by side."""
+        return self.on(self.resources.world)
+
+    def on(self, world: int) -> int:
+        """Processes that compute it side by side when so many are offered: those that can share its work.
+
+        Raises:
+            RequestError: they can't divide its micro-batches.
+        """
+        if self.kind == "evaluate":
+            return world
+        settings = self.settings.get("pretrain") or self.settings.get("align")
+        if not settings:
+            return 1
+        most = int(settings["batch"]) // int(settings["micro_batch"])
+        if most % min(world, most):
+            raise RequestError(
+                f"the {most} micro-batches of a batch can't be divided",
+                where=self.name,
+                given=f"{world} processes",
+                allowed=", ".join(str(1 << power) for power in range(most.bit_length())),
+            )
+        return min(world, most)
 
 
 @dataclass(frozen=True)

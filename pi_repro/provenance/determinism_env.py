@@ -1,7 +1,8 @@
 """Environment variables that choose arithmetic kernels.
 
-Rule: they are set before torch is imported, by whoever starts a stage's process, and checked by
-`pi_repro.training.determinism.enter`. This module imports no torch, so that a launcher can read it.
+Rule: exact mode has them set before torch is imported, by whoever starts a stage's process, and checked by
+`pi_repro.training.determinism.enter`; mode fast has none of them, and all cores. This module imports no
+torch, so that a launcher can read it.
 
 The vector instructions are pinned to AVX2, which every x86-64 server of the last ten years has: left
 alone, the libraries choose by processor, and another choice rounds otherwise. STRICT makes a result
@@ -11,6 +12,8 @@ independent of a buffer's alignment. Measured on one AVX-512 core against no pin
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Final
 
 #: Variable -> value. Thread counts change the order of additions, so exact mode has one.
@@ -23,3 +26,24 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "PYTHONHASHSEED": "0",
 }
+
+
+def environment(base: Mapping[str, str], mode: str, processes: int) -> dict[str, str]:
+    """The environment of a stage's processes.
+
+    Args:
+        base: of whoever starts them.
+        mode: "fast", or anything else for exact.
+        processes: how many share this host.
+    """
+    if mode != "fast":
+        return {**base, **ENVIRONMENT}
+    free = {name: value for name, value in base.items() if name not in ENVIRONMENT}
+    threads = str(max(1, cores() // processes))
+    return {**free, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    # macOS can't tell which.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

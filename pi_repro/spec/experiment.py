@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Count, Frozen, Name, NonNegative, Positive, Seed
+from .base import Count, Frozen, Name, NonNegative, Positive, Seed, is_power_of_two
 from .training import Align, Pretrain
 
 
@@ -69,7 +69,10 @@ class Science(Frozen):
     """Everything that decides the bits of a result."""
 
     device: Literal["cpu", "cuda"]
-    mode: Literal["exact"]
+    mode: Literal["exact", "fast"] = Field(
+        description="exact: the same bits on any number of processes; fast: DDP and whatever kernels are "
+        "quickest, for exploration, compared by statistics only"
+    )
     seeds: tuple[Seed, ...] = Field(min_length=1)
     model: Model
     initialize: Align | None = None
@@ -107,11 +110,16 @@ class Rate(Frozen):
 class Resources(Frozen):
     """What changes no bit: devices, workers, limits, and the figures that cost is planned with."""
 
-    gpus: Annotated[int, Field(ge=0)] = Field(description="GPUs of one training job; 0 on CPU")
+    gpus: Annotated[int, Field(ge=0)] = Field(description="GPUs of one job, a process each; 0 on CPU")
+    processes: Count = Field(default=1, description="processes of one job on CPU; on GPUs their number decides")
     gpu_memory_gb: NonNegative = Field(default=0, description="least memory of a GPU")
     parallel: Count = Field(description="stages run side by side on one machine")
     workers: Annotated[int, Field(ge=0)] = Field(description="loader processes of a training stage")
     prefetch: Count = Field(description="batches each loader process keeps ready")
+    prefetch_mb: Count = Field(default=1024, description="most MiB that all batches kept ready take in a process")
+    activation_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass: less memory, more time, same bits"
+    )
     checkpoint_every: Count = Field(description="updates between checkpoints")
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         default=(), description="who draws the curves of a training while it runs; the extra `loggers` installs both"
@@ -119,6 +127,15 @@ class Resources(Frozen):
     device_watts: Positive = Field(description="mean power of one device with its share of the host")
     grid_g_per_kwh: NonNegative = Field(description="declared carbon intensity, g CO2e a kWh")
     rates: dict[Literal["align", "pretrain", "evaluate"], Rate]
+
+    @property
+    def world(self) -> int:
+        """Processes of one job."""
+        return self.gpus or self.processes
+
+    def share(self, micro_batches: int) -> int:
+        """Processes among which the micro-batches of a batch are divided: no more than there are."""
+        return min(self.world, micro_batches)
 
 
 class Experiment(Frozen):
@@ -129,3 +146,15 @@ class Experiment(Frozen):
     notice: str = Field(default="", description="a line that every figure and table bears")
     science: Science
     resources: Resources
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> Experiment:
+        pretrain, world = self.science.pretrain, self.resources.world
+        most = pretrain.batch // pretrain.micro_batch
+        if not is_power_of_two(world) or world > most:
+            sizes = [1 << power for power in range(most.bit_length())]
+            raise ValueError(
+                f"resources ask for {world} {'GPUs' if self.resources.gpus else 'processes'} a job, among which "
+                f"the {most} micro-batches of a pretraining batch can't be divided; {', '.join(map(str, sizes))} can"
+            )
+        return self

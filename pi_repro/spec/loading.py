@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from pi_repro.errors import RequestError
 
@@ -43,6 +45,20 @@ class Loaded:
     cards: Mapping[str, Card]
     model: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Align | Pretrain]]
+
+    def on_processes(self, number: int) -> Loaded:
+        """The same experiment on another number of processes (or GPUs) a job.
+
+        Raises:
+            RequestError: they can't share its micro-batches.
+        """
+        resources = self.experiment.resources
+        content = self.experiment.model_dump()
+        content["resources"]["gpus" if resources.gpus else "processes"] = number
+        try:
+            return replace(self, experiment=Experiment.model_validate(content))
+        except ValidationError as error:
+            raise RequestError(error.errors()[0]["msg"].removeprefix("Value error, "), where="--processes") from None
 
 
 def load(path: Path) -> Loaded:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pi_repro.data.loader import TripletSource
 from pi_repro.spec.training import Align
 from pi_repro.stages.context import StageContext
-from pi_repro.training import adapters, determinism, objectives, weights
+from pi_repro.training import adapters, determinism, learners, objectives, processes, weights
 from pi_repro.training import model as models
 from pi_repro.training.course import Course
 from pi_repro.training.inputs import open_shards
 from pi_repro.training.loop import Training, train
-from pi_repro.training.step import Alignment, Conditions
+from pi_repro.training.step import Conditions
 
 
 def run(context: StageContext) -> None:
@@ -23,13 +23,14 @@ def run(context: StageContext) -> None:
     seed = settings["seed"]
     # What the request may get wrong is found before any data is read.
     objective, adapter = objectives.objective(align.objective), adapters.adapter(align.adapter)
-    device = determinism.enter(settings["device"])
+    device = determinism.enter(settings["device"], context.processes.local_rank, settings["mode"])
+    group = processes.join(context.processes, device)
     shards = open_shards(context.inputs["triplets"], context)
     source = TripletSource(shards, "train", align.augmentation, models.image_size(settings["model"]), seed)
     course = Course(source.order(align.shuffle_block), align.epochs, align.batch, align.micro_batch)
     model = models.load(settings["model"], weights.last(context.inputs["start"]))
     adapters.attach(adapter, model)
-    model.to(device)
+    learners.prepare(model, device, context.resources)
     conditions = Conditions(device, align.precision, seed, align.micro_batch, align.batch // align.micro_batch)
     train(
         Training(
@@ -37,8 +38,9 @@ def run(context: StageContext) -> None:
             model=model,
             settings=settings["model"],
             weights=adapter.weights,
-            learner=Alignment(model, conditions, objective),
+            learner=learners.alignment(settings["mode"], model, conditions, objective, group),
             source=source,
+            group=group,
             course=course,
             optimizer=align.optimizer,
             schedule=align.schedule,

@@ -22,6 +22,44 @@ def silent(done: int, total: int, unit: str, note: str = "") -> None:
 
 
 @dataclass(frozen=True)
+class Processes:
+    """The processes that compute one stage together, and which of them this one is.
+
+    Attributes:
+        rank: this one's number; number 0 alone writes.
+        size: how many there are.
+        local_rank: number on its host, which chooses the GPU.
+        rendezvous: file through which those of one host meet; None where the launcher (torchrun) says
+            where by MASTER_ADDR and MASTER_PORT.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    rendezvous: str | None = None
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a training, computed again to be compared.
+
+    Attributes:
+        begin: updates done before it.
+        updates: how many it has.
+        state: folder of the full state to begin from; None for the start weights.
+    """
+
+    begin: int
+    updates: int
+    state: Path | None
+
+    @property
+    def end(self) -> int:
+        """The last update."""
+        return self.begin + self.updates
+
+
+@dataclass(frozen=True)
 class StageContext:
     """Everything a stage may know.
 
@@ -32,6 +70,8 @@ class StageContext:
         scratch: survives kills and belongs to this fingerprint alone; checkpoints go here.
         out: to be filled with complete outputs; emptied before each attempt.
         resources: what changes no bit (workers, prefetch, checkpoint interval).
+        processes: who computes.
+        stretch: for a training, the part of it that is wanted; None for all.
         data_root: where shards of site-located datasets live; None when not configured.
         progress: reports done/total for people.
         should_stop: true once the stage was asked to stop; save, then raise Interrupted.
@@ -44,6 +84,8 @@ class StageContext:
     scratch: Path
     out: Path
     resources: Resources
+    processes: Processes = Processes()
+    stretch: Stretch | None = None
     data_root: Path | None = None
     progress: Progress = silent
     should_stop: Callable[[], bool] = lambda: False

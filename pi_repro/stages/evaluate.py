@@ -1,14 +1,18 @@
 """evaluate: every kept checkpoint of a training on every set of the suite and every 2AFC split.
 
 Rule: a model is loaded once for all sets; each finished result is sealed in scratch, so that an
-interrupted evaluation goes on at the next set with the same bits.
+interrupted evaluation goes on at the next set with the same bits. Several processes share the sets:
+each judges its own and seals them, and the first publishes them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from pi_repro.errors import Interrupted
 from pi_repro.evaluation import results
@@ -31,12 +35,16 @@ def run(context: StageContext) -> None:
         Interrupted: when asked to stop; what is finished stays in scratch.
     """
     settings = context.settings
-    determinism.enter(settings["device"])
+    processes = context.processes
+    device = determinism.enter(settings["device"], processes.local_rank)
     training = read_training(context.inputs["weights"])
     battery = Battery(context.inputs["suite"], _triplet_tasks(context), _conditions(context), context.data_root)
-    work = _Work(context, battery, total=len(training.checkpoints) * len(battery.ids))
+    work = _Work(context, battery, device, battery.share(processes.rank, processes.size), training.checkpoints)
     for checkpoint in training.checkpoints:
         work.judge(checkpoint)
+    if processes.rank > 0:
+        return
+    work.wait()
     for checkpoint in training.checkpoints:
         for name in battery.ids:
             results.publish(name, context.scratch / checkpoint.folder, context.out / checkpoint.folder)
@@ -54,18 +62,23 @@ def run(context: StageContext) -> None:
 class _Work:
     context: StageContext
     battery: Battery
-    total: int
+    device: torch.device
+    mine: tuple[str, ...]
+    checkpoints: Sequence[Checkpoint]
     done: int = 0
+
+    @property
+    def total(self) -> int:
+        """Results that this process owes."""
+        return len(self.checkpoints) * len(self.mine)
 
     def judge(self, checkpoint: Checkpoint) -> None:
         """Bring all results of one checkpoint into scratch."""
         folder = self.context.scratch / checkpoint.folder
-        pending = [name for name in self.battery.ids if not results.is_sealed(folder, name)]
-        kept = len(self.battery.ids) - len(pending)
+        pending = [name for name in self.mine if not results.is_sealed(folder, name)]
+        kept = len(self.mine) - len(pending)
         if kept:
-            self.context.log.info(
-                "resume: %s has %d of %d results already", checkpoint.folder, kept, len(self.battery.ids)
-            )
+            self.context.log.info("resume: %s has %d of %d results already", checkpoint.folder, kept, len(self.mine))
         self.done += kept
         if not pending:
             return
@@ -83,14 +96,22 @@ class _Work:
             self.context.progress(self.done, self.total, "sets", note)
             self.context.log.info("%s: %s", note, _headline(result.record["metrics"]))
 
+    def wait(self, poll_s: float = 0.1) -> None:
+        """Wait for the results of the other processes."""
+        owed = [(c.folder, name) for c in self.checkpoints for name in self.battery.ids if name not in self.mine]
+        for folder, name in owed:
+            while not results.is_sealed(self.context.scratch / folder, name):
+                self._stop_if_asked(f"{folder} {name}")
+                time.sleep(poll_s)
+
     def _embedder(self, checkpoint: Checkpoint) -> Embedder:
         settings = self.context.settings
         checkpoint.verify()
         model = models.load(settings["model"], checkpoint.file)
         return Embedder(
-            model=model.to(settings["device"]).eval(),
+            model=model.to(self.device).eval(),
             prepare=self.battery.conditions.preprocess.prepare,
-            device=settings["device"],
+            device=str(self.device),
             precision=settings["evaluate"]["precision"],
             batch=settings["evaluate"]["batch"],
         )

@@ -138,6 +138,14 @@ class Checkpoints:
             return state
         return None
 
+    def of(self, update: int) -> State:
+        """The state of an update, which `latest` found whole in another process.
+
+        Raises:
+            StateError: it is not whole here.
+        """
+        return read(self.folder / name_of(update))
+
     def _states(self) -> list[Path]:
         """Newest first."""
         found = [path for path in self.folder.glob("update-*") if path.is_dir()] if self.folder.is_dir() else []

@@ -72,11 +72,18 @@ class Course:
         _, rows = self.order.update(update - 1, self.samples)
         return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:16]
 
-    def micro_batches(self, done: int) -> Iterator[list[Sample]]:
-        """The samples of each micro-batch after `done` updates."""
+    def micro_batches(self, done: int, end: int, mine: range) -> Iterator[list[Sample]]:
+        """The samples of each micro-batch that one process owns.
+
+        Args:
+            done: updates done.
+            end: the last update wanted.
+            mine: numbers of the micro-batches of a batch that it owns.
+        """
         order = copy.copy(self.order)  # it caches a block, and a loader runs ahead of the ledger
-        for update in range(done, self.total):
+        for update in range(done, end):
             epoch, rows = order.update(update, self.samples)
-            samples = [(epoch, int(row)) for row in rows]
-            for start in range(0, self.samples, self.micro_batch):
-                yield samples[start : start + self.micro_batch]
+            for batch in range(0, self.samples, self.batch):
+                for number in mine:
+                    start = batch + number * self.micro_batch
+                    yield [(epoch, int(row)) for row in rows[start : start + self.micro_batch]]

@@ -1,14 +1,15 @@
 """One way to compute: kernels pinned, one thread, generators keyed.
 
 Rule: a process that trains or evaluates calls `enter` first. Whatever could choose another kernel
-is fixed there or refused there; torch's generators are never carried along but reseeded from
-(seed, update, micro-batch) before each forward pass.
+is fixed there or refused there, but in mode fast, which takes the quickest; torch's generators are
+never carried along but reseeded from (seed, update, micro-batch) before each forward pass.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from typing import Literal
 
 import torch
 
@@ -16,41 +17,46 @@ from pi_repro.errors import StateError
 from pi_repro.provenance.capture import cpu_model
 from pi_repro.provenance.determinism_env import ENVIRONMENT
 
+from . import attention
 
-def enter(device: str) -> torch.device:
-    """Make this process exact and give the device to compute on.
+
+def enter(device: str, number: int = 0, mode: Literal["exact", "fast"] = "exact") -> torch.device:
+    """Make this process exact, or fast, and give the device to compute on.
 
     Args:
         device: "cpu" or "cuda".
+        number: which GPU of this host.
+        mode: as the recipe says.
 
     Raises:
-        StateError: the process was started without the variables that choose kernels, or there is
-            no such device.
+        StateError: the process was started without the variables that choose kernels (exact), or there
+            is no such device.
     """
-    _check_environment()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    exact = mode == "exact"
+    if exact:
+        _check_environment()
+        torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(exact)
     # Filling fresh memory costs time and alters no result; the tests leave it on.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device == "cuda" and not torch.cuda.is_available():
         raise StateError("no CUDA device here", given=device, todo="run this stage where a GPU is")
     if device == "cuda":
-        _pin_cuda()
+        _set_cuda(exact)
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
     return torch.device(device)
 
 
-def _pin_cuda() -> None:
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    # One attention kernel, the one that takes every mask and precision.
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.backends.cuda.enable_math_sdp(True)
+def _set_cuda(exact: bool) -> None:
+    torch.backends.cudnn.benchmark = not exact
+    torch.backends.cudnn.deterministic = exact
+    torch.backends.cudnn.allow_tf32 = not exact
+    torch.backends.cuda.matmul.allow_tf32 = not exact
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = not exact
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = not exact
+    if exact:
+        attention.pin()
 
 
 def _check_environment() -> None:

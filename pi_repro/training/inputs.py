@@ -14,7 +14,7 @@ from pi_repro.stages.context import StageContext
 
 
 def open_shards(folder: Path, context: StageContext) -> Shards:
-    """A dataset fit for training.
+    """A dataset fit for training. Of several processes the first reads the shards, all compare their sizes.
 
     Raises:
         StateError: index or shard missing or damaged, by name.
@@ -23,6 +23,8 @@ def open_shards(folder: Path, context: StageContext) -> Shards:
     mark = context.scratch / "shards-verified"
     verified = mark.is_file() and mark.read_text() == shards.sha256
     context.log.info("checking %d shards of %s%s", len(shards.shards), shards.name, ": sizes" if verified else "")
-    shards.verify(contents=not verified)
-    write_atomic(mark, shards.sha256.encode())
+    chief = context.processes.rank == 0
+    shards.verify(contents=chief and not verified)
+    if chief:
+        write_atomic(mark, shards.sha256.encode())
     return shards

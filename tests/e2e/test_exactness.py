@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from pi_repro.provenance.determinism_env import ENVIRONMENT
 
 from .conftest import Workspace, make_workspace
 
@@ -43,10 +46,56 @@ def test_loader_workers_and_prefetch_change_no_bit(workspace: Workspace, workers
     assert workspace.digests() == before
 
 
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_number_of_processes_changes_no_bit(workspace: Workspace, processes: int) -> None:
+    before = workspace.digests()
+    output = workspace.run("pirepro", "run", "specs/demo-tiny.yaml", "--force", "--processes", str(processes))
+    assert len(re.findall(r"published\s+(?:initialize|pretrain|finetune|evaluate)@", output)) == 7
+    assert workspace.digests() == before
+    assert f"process 0 of {processes} computes {4 // processes} of the 4 micro-batches of a batch" in workspace.logs()
+
+
+def test_torchrun_starts_a_job_as_the_launcher_does(workspace: Workspace) -> None:
+    before = workspace.digests()
+    found = (path for path in (workspace.root / ".pirepro/scratch").glob("*/job.json") if _is_pretraining(path))
+    job = next(found)
+    store = workspace.root / ".pirepro/store" / job.parent.name
+    digest = json.loads((store / "manifest.json").read_text())["digest"]
+    shutil.rmtree(store)
+    content = json.loads(job.read_text())
+    job.write_text(json.dumps({**content, "processes": 2}))
+    exact = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+    torchrun = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "pi_repro.launch.worker", str(job))
+    workspace.run("env", *exact, *torchrun)
+    assert json.loads((store / "manifest.json").read_text())["digest"] == digest
+    assert workspace.digests() == before
+
+
+def _is_pretraining(job: Path) -> bool:
+    return bool(json.loads(job.read_text())["kind"] == "pretrain")
+
+
+def test_a_lost_process_ends_the_job_by_name_and_the_next_run_resumes(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    _long(workspace)
+    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
+    process = workspace.start(*command, "--processes", "2", log=tmp_path / "log")
+    while (_progress(workspace) or 0) < 0.3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    peer = next(pid for pid in _workers(workspace) if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(peer, signal.SIGKILL)
+    assert process.wait(60) == 3
+    assert "process 1 of 2 was lost" in (tmp_path / "log").read_text()
+    assert not _workers(workspace)
+    workspace.run(*command)
+    assert re.search(r"resumed from update [1-9]", workspace.logs())
+
+
 def _long(workspace: Workspace) -> None:
     """A spec long enough to be killed in the middle of a training, and resumed."""
     workspace.edit("demo-tiny.yaml", "epochs: 4\n    batch: 64", "epochs: 60\n    batch: 64")
-    workspace.edit("demo-tiny.yaml", "publish_states: [8]", "publish_states: [60]")
+    workspace.edit("demo-tiny.yaml", "publish_states: [4]", "publish_states: [60]")
     workspace.edit("demo-tiny.yaml", "checkpoint_every: 4", "checkpoint_every: 10")
     workspace.run("pirepro", "plan", "--write")
 
@@ -103,20 +152,25 @@ def test_killed_at_random_moments_and_run_again_it_ends_in_the_same_bits(tmp_pat
 
 def _kill_all(workspace: Workspace, process: subprocess.Popen[bytes]) -> None:
     """kill -9 of the driver and of every worker it started (each leads a session of its own)."""
-    victims = {process.pid}
+    for victim in {process.pid, *_workers(workspace)}:
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def _workers(workspace: Workspace) -> set[int]:
+    """Process ids of a workspace's jobs."""
+    found = set()
     for status in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = status.read_bytes().split(b"\0")
         except OSError:
             continue
         if b"pi_repro.launch.worker" in words and words[-2].startswith(bytes(workspace.root)):
-            victims.add(int(status.parent.name))
-    for victim in victims:
-        try:
-            os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
+            found.add(int(status.parent.name))
+    return found
 
 
 def test_a_killed_driver_s_jobs_live_on_and_are_attached_to(tmp_path: Path) -> None:

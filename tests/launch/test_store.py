@@ -36,7 +36,7 @@ def _out(folder: Path, text: str = "one") -> Path:
 
 def _publish(places: Places, text: str = "one") -> Published:
     return Store(places.store).publish(
-        FP, {"kind": "x"}, _out(places.scratch / f"out-{text}-{time.time_ns()}", text), {"when": "now"}
+        FP, {"kind": "x", "settings": {}}, _out(places.scratch / f"out-{text}-{time.time_ns()}", text), {"when": "now"}
     )
 
 
@@ -120,11 +120,11 @@ def test_what_was_pulled_is_adopted_only_when_provenance_agrees(places: Places) 
     workspace.show(stage, published, places)
     other = Store(places.store.parent / "other")
     assert workspace.adopt(stage, "ff" * 32, {}, places, other) is None
-    adopted = workspace.adopt(stage, FP, {"kind": "x"}, places, other)
+    adopted = workspace.adopt(stage, FP, {"kind": "x", "settings": {}}, places, other)
     assert adopted is not None and adopted.manifest.digest == published.manifest.digest
     (places.workspace / stage.out / "a.txt").write_text("damaged")
     with pytest.raises(StateError, match="not the bytes"):
-        workspace.adopt(stage, FP, {"kind": "x"}, places, Store(places.store.parent / "third"))
+        workspace.adopt(stage, FP, {"kind": "x", "settings": {}}, places, Store(places.store.parent / "third"))
 
 
 def test_our_folder_hash_is_dvc_s(tmp_path: Path) -> None:

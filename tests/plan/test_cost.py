@@ -90,7 +90,7 @@ def test_pretraining_by_hand(cost: Estimate) -> None:
     assert stage.devices == 8
     assert stage.seconds == pytest.approx(300 + 481_558_528 / (8 * 786))
     weights = 605_109_252
-    assert stage.output_bytes == 33 * weights + 3 * 3 * weights + updates * 350
+    assert stage.output_bytes == 33 * weights + 3 * 3 * weights + updates * 2_900
     # open_clip's published rate gives about 170 A100-hours for 32 epochs (ANCHORS 4).
     assert stage.device_hours == pytest.approx(170, rel=0.02)
 
@@ -114,7 +114,7 @@ def test_evaluation_by_hand(cost: Estimate) -> None:
         stage = cost.stage(f"evaluate@pi-vs-random-{arm}-s44")
         assert stage is not None
         assert stage.samples == checkpoints * images
-        assert stage.seconds == pytest.approx(120 + stage.samples / 1200)
+        assert stage.seconds == pytest.approx(120 + stage.samples / (8 * 1200))
 
 
 def test_totals_energy_and_carbon(cost: Estimate) -> None:
@@ -164,11 +164,9 @@ def test_what_is_not_stated_is_named(paper: Loaded) -> None:
 
 @pytest.mark.parametrize(
     ("gpus", "micro", "devices"),
-    [(0, 512, 1), (1, 512, 1), (3, 512, 2), (8, 512, 8), (16, 512, 8), (8, 4096, 1)],
+    [(0, 512, 1), (1, 512, 1), (8, 512, 8), (16, 512, 8), (8, 4096, 1)],
 )
-def test_devices_are_a_power_of_two_within_the_micro_batches(
-    paper: Loaded, gpus: int, micro: int, devices: int
-) -> None:
+def test_a_device_has_one_micro_batch_at_least(paper: Loaded, gpus: int, micro: int, devices: int) -> None:
     pretrain = Pretrain.model_validate(paper.experiment.science.pretrain.model_dump() | {"micro_batch": micro})
     resources: Resources = paper.experiment.resources.model_copy(update={"gpus": gpus})
     assert stage_cost("pretrain@x", pretrain, "pretrain", 10**6, resources, 0).devices == devices

@@ -15,7 +15,9 @@ from pi_repro.errors import RequestError
 from pi_repro.spec.training import Plugin
 from pi_repro.training import losses, objectives
 from pi_repro.training import model as models
-from pi_repro.training.step import Alignment, Conditions, Contrastive
+from pi_repro.training.alignment import Alignment
+from pi_repro.training.contrastive import Contrastive
+from pi_repro.training.step import Conditions
 
 from .samples import MODEL, SIZE
 

@@ -154,11 +154,12 @@ def test_course_cuts_updates_in_micro_batches() -> None:
     course = Course(Order([10, 13], 3, 1), epochs=2, batch=4, micro_batch=2, accumulation=2)
     assert (course.samples, course.per_epoch, course.total) == (8, 2, 4)
     assert [course.ended_epoch(update) for update in range(5)] == [0, None, 1, None, 2]
-    parts = list(course.micro_batches(0))
+    parts = list(course.micro_batches(0, 4, range(2)))
     assert len(parts) == 16 and {len(part) for part in parts} == {2}
     assert [epoch for part in parts for epoch, _ in part] == [0] * 16 + [1] * 16
     assert len({row for part in parts[:8] for _, row in part}) == 16
-    assert list(course.micro_batches(3)) == parts[12:]
+    assert list(course.micro_batches(3, 4, range(2))) == parts[12:]
+    assert list(course.micro_batches(1, 3, range(1, 2))) == parts[5:12:2]
     rows = np.array([row for part in parts[12:] for _, row in part])
     assert course.sample_hash(4) == hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:16]
 

@@ -1,0 +1,158 @@
+"""The processes of one job: who this one is, and the others on this host.
+
+Rule: the first process takes the lease, checks the inputs and publishes. Where nobody started the others
+(torchrun, one task a GPU), it starts them; they die with it, and it ends when one of them is lost.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pi_repro.errors import Interrupted, RequestError, StateError
+from pi_repro.files import read_json, write_json
+from pi_repro.stages.context import Processes
+
+from .job import Job
+from .store import Store
+
+_PR_SET_PDEATHSIG = 1
+_PARENT, _MEET = "PIREPRO_PARENT", "PIREPRO_MEET"
+_READY = "ready.json"
+#: What a process says that lost another: of no interest beside what the other one said.
+_LOST = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out waiting")
+
+
+def here() -> Processes | None:
+    """This process among the others, if somebody started several; None if it is by itself.
+
+    The variables are torchrun's.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    return Processes(rank, int(os.environ["WORLD_SIZE"]), local, os.environ.get(_MEET))
+
+
+def die_with_parent() -> None:
+    """A process that the first one started ends with it, however that ends."""
+    parent = os.environ.get(_PARENT)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it died before the call above
+        os._exit(1)
+
+
+def announce(job: Job) -> None:
+    """Tell processes that somebody else started that lease and inputs are in order."""
+    write_json(job.scratch / _READY, job.lease.holder() or {})
+
+
+def wait_for_first(job: Job, poll_s: float = 0.1) -> bool:
+    """Wait until the first process is ready; False where the stage is published already."""
+    store, ready = Store(job.places.store), job.scratch / _READY
+    while store.get(job.fingerprint) is None:
+        # What an earlier attempt announced names another holder.
+        holder = job.lease.holder()
+        if holder and ready.is_file() and read_json(ready) == holder:
+            return True
+        time.sleep(poll_s)
+    return False
+
+
+def lost_another(error: Exception) -> bool:
+    """Whether an error only says that another process is gone."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST)
+
+
+@dataclass
+class Peers:
+    """The other processes of a job, started by the first on its host.
+
+    Attributes:
+        processes: the first one's view.
+        failed: (rank, exit status) of the one that failed first.
+    """
+
+    job: Job
+    file: Path
+    log: logging.Logger
+    processes: Processes = field(init=False)
+    failed: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        meet = self.job.scratch / f"meet-{uuid.uuid4().hex[:8]}"
+        self.processes = Processes(0, self.job.processes, 0, str(meet))
+        self._meet = meet
+        self._started: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Start them; returns at once."""
+        for rank in range(1, self.job.processes):
+            number = str(rank)
+            own = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": str(self.job.processes)}
+            self._started[rank] = subprocess.Popen(
+                [sys.executable, "-m", "pi_repro.launch.worker", str(self.file)],
+                env={**os.environ, **own, _PARENT: str(os.getpid()), _MEET: str(self._meet)},
+                stdin=subprocess.DEVNULL,
+            )
+        if self._started:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def end(self) -> None:
+        """Wait for them; whoever is left then is ended."""
+        for process in self._started.values():
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._meet.unlink(missing_ok=True)
+
+    def raise_if_lost(self, patience_s: float = 5.0) -> None:
+        """After this process failed for want of another: say which.
+
+        Raises:
+            StateError, RequestError: what the lost process ended with.
+        """
+        end = time.monotonic() + patience_s
+        while self.failed is None and time.monotonic() < end:
+            time.sleep(0.05)
+        if self.failed is not None:
+            raise self._error(*self.failed)
+
+    def _watch(self) -> None:
+        """A lost process leaves the others waiting for it: end the job, with what it said."""
+        while self.failed is None:
+            for rank, process in self._started.items():
+                status = process.poll()
+                if status not in (None, 0, Interrupted.exit_status):
+                    self.failed = rank, status
+            if all(process.poll() is not None for process in self._started.values()):
+                break
+            time.sleep(0.2)
+        if self.failed is None:
+            return
+        time.sleep(5)  # time for this process to notice by itself, which is tidier
+        error = self._error(*self.failed)
+        self.log.error("%s", error)
+        os._exit(error.exit_status)
+
+    def _error(self, rank: int, status: int) -> StateError | RequestError:
+        kind = RequestError if status == RequestError.exit_status else StateError
+        said = f"killed by signal {-status}" if status < 0 else "its message stands above"
+        return kind(
+            f"process {rank} of {self.job.processes} was lost",
+            where=self.job.name,
+            given=said,
+            todo="run again: it resumes from the last checkpoint",
+        )

@@ -1,0 +1,129 @@
+"""The processes of one training, side by side on one host or on many.
+
+Rule: a process owns a contiguous part of the micro-batches of every batch, and whatever is brought together
+is concatenated in the order of the ranks. No library ever adds up anything that reaches a weight.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from pi_repro.errors import RequestError, StateError
+from pi_repro.stages.context import Processes
+
+#: How long one waits for the others. A process that died is noticed at once; this is for a slow disk.
+_PATIENCE = timedelta(minutes=30)
+
+
+class Group:
+    """The processes of a training, as one of them sees them.
+
+    Args:
+        rank: this one's number.
+        size: how many there are.
+        device: what this one computes on.
+    """
+
+    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+        self.rank = rank
+        self.size = size
+        self.device = device
+
+    @property
+    def chief(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """The numbers, of `count`, that this process owns: contiguous and equally many for each.
+
+        Raises:
+            RequestError: they can't be divided so; names the sizes that can.
+        """
+        if not 1 <= self.size <= count or count % self.size:
+            raise RequestError(
+                f"{self.size} processes can't divide {count} micro-batches",
+                where="resources.processes",
+                given=self.size,
+                allowed=", ".join(str(size) for size in range(1, count + 1) if count % size == 0),
+            )
+        each = count // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """All processes' tensors [n, ...] joined to [size * n, ...] in the order of the ranks."""
+        if self.size == 1:
+            return tensor
+        joined = tensor.new_empty((self.size * len(tensor), *tensor.shape[1:]))
+        dist.all_gather_into_tensor(joined, tensor.contiguous())
+        return joined
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is raised anywhere."""
+        if self.size == 1:
+            return flag
+        return bool(self.gather(torch.tensor([flag], device=self.device)).any())
+
+    def number(self, value: int) -> int:
+        """The first process's number."""
+        if self.size == 1:
+            return value
+        return int(self.gather(torch.tensor([value], device=self.device))[0])
+
+    def agree(self, digest: str, what: str) -> None:
+        """Check that all processes hold the same bits.
+
+        Args:
+            digest: hex of what this one holds.
+            what: for the message.
+
+        Raises:
+            StateError: they differ, naming the processes that differ from the first.
+        """
+        if self.size == 1:
+            return
+        mine = torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8).to(self.device)
+        rows = self.gather(mine[None])
+        strangers = [rank for rank in range(self.size) if not torch.equal(rows[rank], rows[0])]
+        if strangers:
+            raise StateError(
+                f"processes disagree on {what}",
+                given=f"{', '.join(map(str, strangers))} differ from 0",
+                todo="a machine or GPU computes wrongly; leave it out and run again to resume",
+            )
+
+    def barrier(self) -> None:
+        """Wait until all are here."""
+        self.any(False)
+
+
+def alone(device: torch.device) -> Group:
+    """One process by itself."""
+    return Group(0, 1, device)
+
+
+def join(processes: Processes, device: torch.device) -> Group:
+    """Meet the other processes: gloo between CPUs, NCCL between GPUs.
+
+    Args:
+        processes: who there is.
+        device: what this process computes on.
+    """
+    if processes.size == 1:
+        return alone(device)
+    if processes.rendezvous is not None:
+        # All on this host; the name that a laptop gives itself may not resolve.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method="env://" if processes.rendezvous is None else f"file://{processes.rendezvous}",
+            rank=processes.rank,
+            world_size=processes.size,
+            timeout=_PATIENCE,
+        )
+    return Group(processes.rank, processes.size, device)
