@@ -105,6 +105,9 @@ def run(
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Stages side by side; the spec's figure by default.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes (or GPUs) of one stage: a power of two; alters no bit.")
+    ] = None,
 ) -> None:
     """Run an experiment: everything that is not published yet. Interrupt it at will and run it again."""
     from pi_repro.launch import inspect, places, stages
@@ -114,7 +117,7 @@ def run(
 
     here = places.find()
     loaded = load(stages.spec_path(spec, here))
-    choice = stages.Choice(until=until, force=force, keep_going=keep_going, parallel=parallel)
+    choice = stages.Choice(until=until, force=force, keep_going=keep_going, parallel=parallel, processes=processes)
     if dry_run:
         show.dry_run(inspect.states(stages.chosen(graph.build([loaded]), loaded, until), here), here)
         return
@@ -171,6 +174,45 @@ def doctor() -> None:
 
 
 @app.command()
+def verify(
+    stage: StageName,
+    from_step: Annotated[
+        int | None, typer.Option(min=0, help="Begin a training after this update: 0, or a published state's.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates to compute; all that are left by default.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder to compute in, which then stays.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes to compute with, a power of two; the spec's by default.")
+    ] = None,
+) -> None:
+    """Compute a recorded stage again in a clean place and compare the bits."""
+    from pi_repro.launch import places
+    from pi_repro.launch import verify as verifying
+    from pi_repro.terminal import live, verdict
+
+    with live.Live() as screen:
+        wish = verifying.Wish(stage, from_step, steps, keep, processes)
+        found = verifying.verify(wish, places.find(), screen.watcher)
+    if not verdict.show(found):
+        raise typer.Exit(3)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A stage, or a folder of its outputs.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="Another.", show_default=False)],
+) -> None:
+    """Say where two executions part: settings, first update and tensor, environment."""
+    from pi_repro.launch import comparison, places, recorded
+    from pi_repro.terminal import verdict
+
+    here = places.find()
+    found = comparison.compare(recorded.named(a, here), recorded.named(b, here), f"{a} and {b}")
+    if not verdict.show(found):
+        raise typer.Exit(3)
+
+
+@app.command()
 def export(
     weights: Annotated[Path, typer.Argument(help="Folder of a trained stage: artifacts/demo/pi-s0/pretrain.")],
     destination: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -182,6 +224,28 @@ def export(
     from pi_repro.terminal import show
 
     show.line(f"wrote {exporting.export(weights, destination, epoch, places.find())}")
+
+
+@app.command()
+def package(
+    spec: Spec,
+    destination: Annotated[
+        Path | None, typer.Argument(help="A folder, or a file ending in .zip; NAME-crate.zip by default.")
+    ] = None,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="For double-blind review: refuse whatever names somebody.")
+    ] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Pack weights and full states too.")] = False,
+) -> None:
+    """Export a complete experiment as an RO-Crate: recipe, provenance, results, report."""
+    from pi_repro.launch import package as packaging
+    from pi_repro.launch import places, stages
+    from pi_repro.spec.loading import load
+    from pi_repro.terminal import show
+
+    here = places.find()
+    loaded = load(stages.spec_path(spec, here))
+    show.packed(packaging.package(loaded, destination, here, anonymous=anonymous, weights=weights))
 
 
 @app.command()

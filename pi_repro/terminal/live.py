@@ -90,7 +90,7 @@ def _table(running: dict[str, Running], done: int, total: int) -> Group:
         bar = ProgressBar(total=max(state.total, 1) if state else 1, completed=state.done if state else 0, width=24)
         words = _words(state) if state else "begins"
         table.add_row(name, bar, Text(words, style="dim"))
-    return Group(table, Text(f"{done} of {total} stages published", style="dim"))
+    return Group(table, Text(f"{done} of {total} stages published", style="dim")) if total else Group(table)
 
 
 def _words(state: State) -> str:

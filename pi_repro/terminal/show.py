@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pi_repro.launch.collect import Garbage
     from pi_repro.launch.doctor import Check
     from pi_repro.launch.inspect import Explanation, State
+    from pi_repro.launch.package import Packed
     from pi_repro.launch.places import Places
     from pi_repro.spec.loading import Loaded
 
@@ -159,6 +160,16 @@ def results(found: Mapping[str, Any]) -> None:
             metrics = ", ".join(f"{key} {value:.4f}" for key, value in result["metrics"].items() if value is not None)
             table.add_row(name, f"{result['n']:,}", metrics)
     _console().print(table)
+
+
+def packed(found: Packed) -> None:
+    """Where a crate is, and what its reader should know."""
+    line(f"wrote {found.path}: {found.files:,} files, {found.bytes:,} bytes")
+    if found.sha256:
+        line(f"  sha256 {found.sha256}")
+    if found.changed:
+        some = ", ".join(found.changed[:6]) + (" ..." if len(found.changed) > 6 else "")
+        line(f"  ran with uncommitted changes, as the crate says: {some}")
 
 
 def garbage(items: Sequence[Garbage]) -> bool:
