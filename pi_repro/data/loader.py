@@ -2,27 +2,24 @@
 
 Rule: a micro-batch is a function of its list of (epoch, row); so neither the number of workers nor
 the prefetch can change a bit. Nothing is dropped: a sample that cannot be decoded stops the run
-and is named. Workers die with their parent.
+and is named.
 """
 
 from __future__ import annotations
 
 import atexit
-import ctypes
 import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from itertools import chain
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from pi_repro.data import transforms
+from pi_repro.data import captions, processes, transforms
 from pi_repro.data.order import Order
 from pi_repro.data.randomness import generator
 from pi_repro.data.shards import Shards
@@ -38,13 +35,6 @@ CACHE_BYTES = 512 * 2**20
 #: Captions whose tokens are kept, in each process; 100,000 of 77 tokens are 31 MB.
 _CACHED_CAPTIONS = 100_000
 
-#: Fork, because a forked worker starts in milliseconds with the index already in memory (a spawned
-#: one imports torch for seconds and reads the index again) and is a child of this process, which
-#: the parent-death signal needs (a forkserver's are not). It is safe here: the parent runs one
-#: thread in exact mode, and a worker touches neither CUDA nor a parallel region of torch.
-_START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-_PR_SET_PDEATHSIG = 1
-
 
 class Source(Protocol):
     """Anything that makes a micro-batch of a list of (epoch, row)."""
@@ -57,6 +47,10 @@ class Source(Protocol):
         """Called in a worker: it is one of so many, each with caches of its own."""
         ...
 
+    def batch_bytes(self, samples: int) -> int:
+        """Bytes of the tensors of a micro-batch of so many samples."""
+        ...
+
 
 class _Images:
     """Transformed images of a dataset, kept where the transform draws nothing."""
@@ -64,6 +58,7 @@ class _Images:
     def __init__(self, shards: Shards, augmentation: Augmentation, image_size: int, seed: int) -> None:
         self.shards = shards
         self.size = image_size
+        self.nbytes = 3 * image_size * image_size
         self.seed = seed
         self.room = 0 if transforms.is_random(augmentation) else CACHE_BYTES
         self._draws = transforms.is_random(augmentation)
@@ -71,10 +66,20 @@ class _Images:
         self._kept: dict[tuple[str, int], np.ndarray] = {}
 
     def stack(self, member: str, samples: Sequence[Sample]) -> torch.Tensor:
-        """uint8 [samples, 3, S, S]."""
-        pixels = np.empty((len(samples), 3, self.size, self.size), dtype=np.uint8)
+        """uint8 [samples, 3, S, S], in memory as the transform lays out the first; values say the same either way."""
+        pixels = np.empty((0, 3, self.size, self.size), dtype=np.uint8)
         for place, (epoch, row) in enumerate(samples):
-            pixels[place] = self._one(member, epoch, row)
+            one = self._one(member, epoch, row)
+            if place == 0:
+                shape = (len(samples), 3, self.size, self.size)
+                # A decoder has the channels innermost; sorting them out is the device's work (`pixels.normalize`).
+                inner = (shape[0], *shape[2:], 3)
+                pixels = (
+                    np.empty(shape, np.uint8)
+                    if one.flags.c_contiguous
+                    else np.empty(inner, np.uint8).transpose(0, 3, 1, 2)
+                )
+            pixels[place] = one
         return torch.from_numpy(pixels)
 
     def _one(self, member: str, epoch: int, row: int) -> np.ndarray:
@@ -121,7 +126,7 @@ class PairSource:
         self.shards = shards
         self.seed = seed
         self._images = _Images(shards, augmentation, image_size, seed)
-        self._tokenizer = tokenizer
+        self._tokenizer = captions.fast(tokenizer)
         self._tokens: dict[bytes, np.ndarray] = {}
 
     def order(self, block: int) -> Order:
@@ -139,22 +144,26 @@ class PairSource:
         """See `Source`."""
         self._images.room //= processes
 
+    def batch_bytes(self, samples: int) -> int:
+        """See `Source`."""
+        return samples * (self._images.nbytes + self._tokenizer([""]).nbytes)
+
     def __getitem__(self, sample: Sample) -> Batch:
         """One pair: image uint8 [3, S, S], text int64 [L]."""
         return {name: tensor[0] for name, tensor in self.batch([sample]).items()}
 
     def _text(self, rows: list[int]) -> torch.Tensor:
-        captions = [self.shards.read("text", row) for row in rows]
-        new = {text: row for text, row in zip(captions, rows, strict=True) if text not in self._tokens}
+        texts = [self.shards.read("text", row) for row in rows]
+        new = {text: row for text, row in zip(texts, rows, strict=True) if text not in self._tokens}
         found = dict(zip(new, self._tokenize(new), strict=True))
-        tokens = [found[text] if text in found else self._tokens[text] for text in captions]
+        tokens = [found[text] if text in found else self._tokens[text] for text in texts]
         if len(self._tokens) + len(found) <= _CACHED_CAPTIONS:
             self._tokens |= found
         return torch.from_numpy(np.stack(tokens).astype(np.int64))
 
-    def _tokenize(self, captions: dict[bytes, int]) -> np.ndarray:
+    def _tokenize(self, new: dict[bytes, int]) -> np.ndarray:
         texts = []
-        for caption, row in captions.items():
+        for caption, row in new.items():
             try:
                 texts.append(caption.decode("utf-8"))
             except UnicodeDecodeError as error:
@@ -198,12 +207,24 @@ class TripletSource:
         """See `Source`."""
         self._images.room //= processes
 
+    def batch_bytes(self, samples: int) -> int:
+        """See `Source`."""
+        return samples * (len(IMAGES) * self._images.nbytes + 1)
+
     def __getitem__(self, sample: Sample) -> Batch:
         """One triplet: three images uint8 [3, S, S] and a label."""
         return {name: tensor[0] for name, tensor in self.batch([sample]).items()}
 
 
-def micro_batches(source: Source, schedule: Iterable[list[Sample]], workers: int, prefetch: int) -> Iterator[Batch]:
+def micro_batches(
+    source: Source,
+    schedule: Iterable[list[Sample]],
+    workers: int,
+    prefetch: int,
+    *,
+    bytes_limit: int | None = None,
+    pin: bool = False,
+) -> Iterator[Batch]:
     """The micro-batches of a schedule, in its order.
 
     Args:
@@ -212,87 +233,49 @@ def micro_batches(source: Source, schedule: Iterable[list[Sample]], workers: int
         workers: processes that decode; 0 decodes here. Call from the main thread: workers die
             with the thread that started them.
         prefetch: micro-batches each worker prepares ahead, at least 1; unused without workers.
+        bytes_limit: of all micro-batches that are being prepared or wait, together, each taken to be as
+            large as the first; fewer are prepared ahead, by fewer workers if need be, but never none.
+        pin: give tensors in pinned memory, from which CUDA copies without waiting; needs CUDA.
 
     Raises:
         StateError: a sample cannot be read or decoded, or a worker was killed.
     """
     if workers == 0:
-        yield from map(source.batch, schedule)
+        for samples in schedule:
+            here = source.batch(samples)
+            yield {name: tensor.pin_memory() for name, tensor in here.items()} if pin else here
         return
+    schedule = iter(schedule)
+    first = next(schedule, None)
+    if first is None:
+        return
+    if bytes_limit is not None:
+        ready = max(1, bytes_limit // source.batch_bytes(len(first)))
+        workers = min(workers, ready)
+        prefetch = min(prefetch, ready // workers)
     loader = DataLoader(
-        _Guarded(source),
+        processes.Guarded(source),
         batch_size=None,
-        sampler=schedule,
+        sampler=chain([first], schedule),
         num_workers=workers,
         prefetch_factor=prefetch,
-        collate_fn=_as_is,
-        worker_init_fn=partial(_start_worker, os.getpid()),
-        multiprocessing_context=_START_METHOD,
+        pin_memory=pin,
+        collate_fn=processes.as_is,
+        worker_init_fn=partial(processes.start, os.getpid()),
+        multiprocessing_context=processes.START_METHOD,
         # Else the loader would draw its seed from the global generator and so shift training's.
         generator=torch.Generator(),
     )
     others = set(multiprocessing.active_children())
     batches = iter(loader)
-    end = partial(_end, batches, set(multiprocessing.active_children()) - others)
+    end = partial(processes.end, batches, set(multiprocessing.active_children()) - others)
     # An iterator that is never closed would hang at exit: multiprocessing asks by SIGTERM and waits.
     atexit.register(end)
     try:
-        while (batch := _next(batches)) is not None:
+        while (batch := processes.next_of(batches)) is not None:
             if isinstance(batch, PireproError):
                 raise batch
             yield batch
     finally:
         atexit.unregister(end)
         end()
-
-
-def _next(batches: Iterator[Batch | PireproError]) -> Batch | PireproError | None:
-    try:
-        return next(batches, None)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        said = str(error).splitlines()[0]
-        return StateError(
-            "a loader process was killed",
-            given=said,
-            todo="use fewer workers, or give the job more memory",
-        )
-
-
-def _end(batches: Any, workers: Iterable[BaseProcess]) -> None:
-    # Not left to the garbage collector: a traceback may hold the iterator, and its workers, for long.
-    batches._shutdown_workers()
-    for worker in workers:
-        worker.kill()  # one that hangs in a read; nothing otherwise
-
-
-class _Guarded(Dataset[Batch | PireproError]):
-    """A source whose messages to the user travel back as values: torch would rewrap them in a traceback."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __getitem__(self, samples: list[Sample]) -> Batch | PireproError:
-        try:
-            return self.source.batch(samples)
-        except PireproError as error:
-            return error
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-def _start_worker(parent: int, _number: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call above
-            os._exit(1)
-    # Ctrl-C and a cluster's SIGTERM reach the whole group; the parent saves its state, then ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    info = torch.utils.data.get_worker_info()
-    if info is not None and isinstance(info.dataset, _Guarded):
-        info.dataset.source.divide_caches(info.num_workers)

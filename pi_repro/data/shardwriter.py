@@ -51,6 +51,7 @@ class ShardWriter:
         shard_size: samples a shard.
         layout: "shards" for shards/00000.tar, "suite" for test/0.tar with test/nshards.txt.
         shards_at: where the tars go instead of the dataset's folder, for site data.
+        short_side: a card's `short_side`: larger images are made smaller (`presize`); None keeps every file.
     """
 
     def __init__(
@@ -61,11 +62,12 @@ class ShardWriter:
         shard_size: int = 1000,
         layout: str = "shards",
         shards_at: Path | None = None,
+        short_side: int | None = None,
     ) -> None:
         if kind not in KINDS or layout not in LAYOUTS or shard_size < 1:
             raise ValueError(f"kind {kind!r}, layout {layout!r}, shard_size {shard_size}")
         self.folder, self.name, self.kind, self.layout = Path(folder), name, kind, layout
-        self.shard_size = shard_size
+        self.shard_size, self.short_side = shard_size, short_side
         self.count = 0
         self._home = shards_at or (self.folder / "shards" if layout == "shards" else self.folder)
         self._shards: list[dict[str, Any]] = []
@@ -86,9 +88,12 @@ class ShardWriter:
             extra: integer columns: label, split, votes or any other.
 
         Raises:
-            StateError: unusable or repeated key, or other columns than the samples before.
+            StateError: unusable or repeated key, other columns than the samples before, or an image that
+                should be made smaller and cannot be decoded.
         """
         extra = extra or {}
+        if self.short_side is not None:
+            members = self._presized(key, members, self.short_side)
         columns = {column: ext for ext in sorted(members) if (column := column_of(ext)) is not None}
         self._check(key, members, columns, extra)
         if not self._keys:
@@ -109,6 +114,21 @@ class ShardWriter:
         self.count += 1
         if len(self._keys) == self.shard_size:
             self._close_shard()
+
+    def _presized(self, key: str, members: Mapping[str, bytes], short_side: int) -> dict[str, bytes]:
+        # Pillow and torch, which a writer that keeps its files need not wait for.
+        from pi_repro.data.presize import presize
+
+        result = {}
+        for ext, content in members.items():
+            try:
+                smaller = presize(content, short_side) if ext.split(".")[-1] in _IMAGES else None
+            except StateError as error:
+                raise StateError(
+                    error.problem, where=f"dataset {self.name}, key {key!r}, {ext}", given=error.given
+                ) from None
+            result[ext if smaller is None else re.sub(r"\w+$", "jpg", ext)] = smaller or content
+        return result
 
     def _check(
         self, key: str, members: Mapping[str, bytes], columns: Mapping[str, str], extra: Mapping[str, int]

@@ -1,7 +1,8 @@
 """From an image file to the uint8 pixels a model sees, before normalization.
 
 Rule: a transform draws from the generator it is handed and from nothing else. Files are decoded
-and resampled by Pillow, whose arithmetic is integer and so the same on every CPU.
+and resampled by Pillow, or by torch where a random kind meets a plain JPEG file; the arithmetic of
+both is integer and so the same on every CPU.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from PIL import Image, ImageFilter
+import torch
+from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
 
+from pi_repro.data import jpeg, mocov2
 from pi_repro.errors import StateError
 from pi_repro.spec.training import Augmentation
 
-#: Called with an image file's bytes and a generator (None where nothing is drawn); returns uint8 [3, S, S].
+#: Called with an image file's bytes and a generator (None where nothing is drawn); returns uint8 [3, S, S],
+#: contiguous or with the channels innermost in memory.
 Transform = Callable[[bytes, np.random.Generator | None], np.ndarray]
 
 _BICUBIC = InterpolationMode.BICUBIC
-_BILINEAR = InterpolationMode.BILINEAR
 _RATIO = (3 / 4, 4 / 3)
+_LOW, _HIGH = (math.log(ratio) for ratio in _RATIO)
 _TRIES = 10
 _RANDOM_KINDS = ("random_resized_crop", "mocov2")
 #: What Pillow's readers raise on damaged files.
@@ -104,43 +108,40 @@ def _resize(size: int, content: bytes, _random: np.random.Generator | None = Non
 def _random_resized_crop(
     size: int, scale: tuple[float, float], content: bytes, random: np.random.Generator | None
 ) -> np.ndarray:
-    # open_clip's training transform: crop, then RGB.
+    """open_clip's training transform: crop, then RGB.
+
+    A plain JPEG file (`jpeg.plain_frame`) is decoded and resampled by torchvision and torch: Pillow's pixels
+    before resampling, and after it at most 1 of 255 away from Pillow's, 2 where a small crop is enlarged (0.004
+    on average over photos; tests/benchmarks/loader.py prints it). Any other file has Pillow's own bits.
+    """
+    random = _needed(random)
+    pixels = jpeg.decode(content)
+    if pixels is not None:
+        box = crop_box(pixels.shape[1], pixels.shape[2], scale, random)
+        return _resampled(pixels, box, size, "bicubic").expand(3, size, size).numpy()
     image = decode(content)
-    top, left, height, width = crop_box(image.height, image.width, scale, _needed(random))
+    top, left, height, width = crop_box(image.height, image.width, scale, random)
     return _pixels(functional.resized_crop(image, top, left, height, width, [size, size], _BICUBIC))
 
 
 def _mocov2(size: int, scale: tuple[float, float], content: bytes, random: np.random.Generator | None) -> np.ndarray:
-    # MoCo v2's augmentation (FACTS 1.3): as there, Pillow's blur, and bilinear, torchvision's default.
+    """MoCo v2's augmentation (FACTS 1.3): bilinear, torchvision's default; the rest as `mocov2` says."""
     random = _needed(random)
-    image = decode(content).convert("RGB")
-    top, left, height, width = crop_box(image.height, image.width, scale, random)
-    image = functional.resized_crop(image, top, left, height, width, [size, size], _BILINEAR)
-    if random.random() < 0.8:
-        image = _jitter(image, random)
-    if random.random() < 0.2:
-        image = functional.rgb_to_grayscale(image, 3)
-    if random.random() < 0.5:
-        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
-    if random.random() < 0.5:
-        image = functional.hflip(image)
-    return _pixels(image)
+    pixels = jpeg.decode(content)
+    if pixels is None:
+        # A copy, because torch warns of an array that is not writable.
+        pixels = torch.from_numpy(np.array(decode(content).convert("RGB"))).permute(2, 0, 1)
+    box = crop_box(pixels.shape[1], pixels.shape[2], scale, random)
+    crop = _resampled(pixels, box, size, "bilinear").expand(3, size, size).numpy()
+    return mocov2.distort(crop, random)
 
 
-def _jitter(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """torchvision's ColorJitter(0.4, 0.4, 0.4, 0.1): four changes in random order."""
-    order = np.argsort(random.random(4), kind="stable")
-    brightness, contrast, saturation = random.uniform(0.6, 1.4, 3).tolist()
-    hue = float(random.uniform(-0.1, 0.1))
-    changes: tuple[Callable[[Image.Image], Image.Image], ...] = (
-        partial(functional.adjust_brightness, brightness_factor=brightness),
-        partial(functional.adjust_contrast, contrast_factor=contrast),
-        partial(functional.adjust_saturation, saturation_factor=saturation),
-        partial(functional.adjust_hue, hue_factor=hue),
-    )
-    for number in order:
-        image = changes[number](image)
-    return image
+def _resampled(pixels: torch.Tensor, box: tuple[int, int, int, int], size: int, mode: str) -> torch.Tensor:
+    """A box of uint8 [C, H, W] as [C, S, S], antialiased as Pillow does; integer arithmetic, the same on every CPU."""
+    top, left, height, width = box
+    # In one piece with the channels innermost, else the kernel would sort it by a slower way.
+    part = pixels[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+    return torch.nn.functional.interpolate(part, size=(size, size), mode=mode, antialias=True)[0]
 
 
 def crop_box(
@@ -151,12 +152,13 @@ def crop_box(
     Distributed as torchvision's RandomResizedCrop.get_params: area uniform in `scale`, aspect
     log-uniform in 3/4..4/3, ten tries, then the largest central crop of an allowed aspect.
     """
-    for _ in range(_TRIES):
-        area = height * width * random.uniform(*scale)
-        aspect = math.exp(random.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+    # Four draws a try at once: a call of the generator costs more than what it draws.
+    for share, shape, down, across in random.random((_TRIES, 4)).tolist():
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+        aspect = math.exp(_LOW + (_HIGH - _LOW) * shape)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
+            return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
     aspect = min(max(width / height, _RATIO[0]), _RATIO[1])
     w, h = width, height
     if width / height < aspect:

@@ -18,6 +18,7 @@ import open_clip
 import torch
 from safetensors import SafetensorError, safe_open
 
+from pi_repro.data import captions
 from pi_repro.errors import RequestError, StateError
 from pi_repro.files import sha256_file
 from pi_repro.training import model as models
@@ -146,7 +147,7 @@ def _ours(file: Path) -> Candidate:
         architecture=str(settings["name"]),
         sha256=sha256_file(file),
         model=models.load(settings, file).eval(),
-        tokenizer=models.tokenizer(settings),
+        tokenizer=captions.fast(models.tokenizer(settings)),
         preprocess=clip_preprocess(models.image_size(settings)),
     )
 
@@ -193,7 +194,7 @@ def _published(weights: str) -> Candidate:
 
 
 def _opened(weights: str, name: str, sha256: str, module: torch.nn.Module, transform: Any) -> Candidate:
-    tokenizer = open_clip.get_tokenizer(name)
+    tokenizer = captions.fast(open_clip.get_tokenizer(name))
     return Candidate(weights, name, sha256, module.eval(), tokenizer, own_preprocess(transform))
 
 

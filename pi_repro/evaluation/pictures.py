@@ -89,6 +89,10 @@ class Pictures:
     def divide_caches(self, processes: int) -> None:
         """The loader's workers keep nothing here."""
 
+    def batch_bytes(self, samples: int) -> int:
+        """The loader's view: all images are decoded to one shape."""
+        return samples * self.image(0).nbytes
+
     def _one(self, number: int) -> torch.Tensor:
         column, row = self._distinct[number]
         try:

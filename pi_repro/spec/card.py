@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .base import Count, Frozen, Name
 
@@ -66,5 +66,18 @@ class Card(Frozen):
     count: Count = Field(description="samples for training (pairs, train triplets) or test images of a suite")
     disk_bytes: Bytes = Field(description="shards on disk, estimated where not fetched yet")
     files: Count = Field(description="inodes, estimated where not fetched yet")
+    short_side: Count | None = Field(
+        default=None,
+        description="images longer than this on their shorter side are made smaller when fetched, in pixels; "
+        "null: stored as fetched",
+        # So a card without it is hashed as it was before there was this field.
+        exclude_if=lambda pixels: pixels is None,
+    )
     sets: tuple[SuiteSet, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _suites_stay(self) -> Card:
+        if self.kind == "suite" and self.short_side is not None:
+            raise ValueError("a suite takes no short_side: its images are judged as they are")
+        return self

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from pi_repro.data import captions
 from pi_repro.errors import Interrupted
 from pi_repro.evaluation import results
 from pi_repro.evaluation.battery import Battery, TripletTask
@@ -135,7 +136,7 @@ def _conditions(context: StageContext) -> Conditions:
     model = context.settings["model"]
     return Conditions(
         preprocess=clip_preprocess(models.image_size(model)),
-        tokenizer=models.tokenizer(model),
+        tokenizer=captions.fast(models.tokenizer(model)),
         batch=evaluate["batch"],
         precision=evaluate["precision"],
         recall_k=tuple(evaluate["recall_k"]),

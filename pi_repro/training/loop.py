@@ -186,7 +186,14 @@ class _Run:
             self.course.batch // self.course.micro_batch,
         )
         schedule = self.course.micro_batches(self.done, end, mine)
-        loader = micro_batches(training.source, schedule, resources.workers, resources.prefetch)
+        loader = micro_batches(
+            training.source,
+            schedule,
+            resources.workers,
+            resources.prefetch,
+            bytes_limit=resources.prefetch_mb << 20,
+            pin=self.group.device.type == "cuda",
+        )
         with closing(self.loggers), closing(cast("Generator[Batch]", loader)) as batches:
             while self.done < end:
                 self._update(batches, end)

@@ -90,5 +90,5 @@ class Conditions:
 
     def put(self, tensor: torch.Tensor) -> torch.Tensor:
         """A loader's tensor on the device; images come out normalized."""
-        moved = tensor.to(self.device)
+        moved = tensor.to(self.device, non_blocking=True)
         return normalize(moved) if tensor.dtype == torch.uint8 and tensor.ndim == 4 else moved

@@ -27,7 +27,8 @@ class Term:
 
     def plus(self, right: Term) -> Term:
         """The sum; neither term may be used afterwards."""
-        torch._foreach_add_(list(self.tensors), list(right.tensors))
+        if self.tensors:
+            torch._foreach_add_(list(self.tensors), list(right.tensors))
         return Term(self.tensors, [a.plus(b) for a, b in zip(self.tables, right.tables, strict=True)])
 
     def divide(self, number: int) -> None:

@@ -17,6 +17,7 @@ from pi_repro.data.demo.corpus import caption, open_corpus
 from pi_repro.data.demo.emoji import Concept, code_of, held_out, slug_of, stem_of
 from pi_repro.data.demo.settings import PairsSettings, read_settings
 from pi_repro.data.demo.vendors import Drawing
+from pi_repro.data.jpeg import plain_frame
 from pi_repro.data.shards import Shards
 from pi_repro.errors import Interrupted, RequestError, StateError
 from pi_repro.files import path_digest, read_json
@@ -96,6 +97,11 @@ def test_pairs_are_what_the_vendors_draw(registry: Registry, stage: mini.MiniSta
     assert len(seen) == shards.count
     assert {source["licence"] for source in about["sources"]} == {"MIT"}
     assert not any(code in {"1F3FB", "E001"} for _, code in seen)
+
+
+def test_a_card_may_ask_for_smaller_images(registry: Registry, stage: mini.MiniStage) -> None:
+    shards = build(mini_card(registry).model_copy(update={"short_side": 20}), stage)
+    assert {plain_frame(shards.read("image", row)) for row in range(shards.count)} == {(20, 20, 3)}
 
 
 def test_a_vendor_without_codes_is_joined_by_name(registry: Registry, stage: mini.MiniStage) -> None:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from pi_repro.data import loader
 from pi_repro.data.loader import Batch, PairSource, Sample, micro_batches
@@ -45,9 +47,12 @@ def write(folder: Path, damaged: int | None = None) -> Path:
         for row in range(COUNT):
             file = io.BytesIO()
             pixels = generator("pixels", row).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(file, "PNG")
+            form = "JPEG" if row % 3 == 1 else "PNG"
+            Image.fromarray(pixels).save(file, form)
             content = file.getvalue()[: 300 if row == damaged else None]
-            writer.add(f"k{row:04d}", {"png": content, "txt": f"{row % 7} things".encode()})
+            writer.add(
+                f"k{row:04d}", {"jpg" if form == "JPEG" else "png": content, "txt": f"{row % 7} things".encode()}
+            )
     return folder
 
 
@@ -112,6 +117,42 @@ def test_same_bits_for_any_workers_and_prefetch(shards: Shards, augmentation: Au
         torch.manual_seed(workers)
         np.random.seed(workers)
         assert same(run(source(), workers=workers, prefetch=prefetch), here)
+
+
+@pytest.mark.parametrize(
+    ("room", "workers", "ahead"), [(1, 1, 1), (2.5, 2, 1), (7, 3, 2), (100, 3, 4)], ids=["1", "2.5", "7", "all"]
+)
+def test_bytes_in_flight_are_bounded(
+    shards: Shards, room: float, workers: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = PairSource(shards, CROP, 16, tokenize, seed=3)
+    here = run(source)
+    one = source.batch_bytes(MICRO)
+    assert one == sum(tensor.nbytes for tensor in here[0].values())
+    asked: list[tuple[int, int]] = []
+
+    def loading(*args: Any, **options: Any) -> Any:
+        asked.append((options["num_workers"], options["prefetch_factor"]))
+        return DataLoader(*args, **options)
+
+    monkeypatch.setattr(loader, "DataLoader", loading)
+    steps = schedule(source.order(2), 0, 7)
+    assert same(list(micro_batches(source, steps, 3, 4, bytes_limit=int(room * one))), here)
+    assert asked == [(workers, ahead)]
+
+
+def test_an_empty_schedule_ends(shards: Shards) -> None:
+    source = PairSource(shards, CROP, 16, tokenize, seed=3)
+    assert [list(micro_batches(source, [], workers, 1)) for workers in (0, 1)] == [[], []]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pinned_batches_say_the_same(shards: Shards, workers: int) -> None:
+    source = PairSource(shards, CROP, 16, tokenize, seed=3)
+    pinned = list(micro_batches(source, schedule(source.order(2), 0, 3), workers, 2, pin=True))
+    assert all(tensor.is_pinned() for batch in pinned for tensor in batch.values())
+    assert same(pinned, run(source, stop=3))
 
 
 def test_resuming_equals_going_on(shards: Shards) -> None:

@@ -72,6 +72,12 @@ def test_normalize_on_every_value() -> None:
     ours = torch.from_numpy(values.transpose(2, 0, 1).copy())
     assert torch.equal(normalize(ours[None].expand(5, -1, -1, -1)), theirs[None].expand(5, -1, -1, -1))
     assert ours.dtype == torch.uint8
+    # More than is worked on at once, and laid out as a decoder does.
+    many = torch.randint(0, 256, (9, 3, 200, 200), dtype=torch.uint8)
+    found = normalize(many.contiguous(memory_format=torch.channels_last))
+    assert found.is_contiguous()
+    assert torch.equal(found, torch.stack([tv.functional.normalize(one / 255, MEAN, STD) for one in many]))
+    assert normalize(many[:0]).shape == (0, 3, 200, 200)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

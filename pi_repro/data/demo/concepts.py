@@ -141,7 +141,9 @@ def fetch(card: Card, context: Stage) -> None:
             ((vendor, by_code[code]) for vendor, code in needed), corpus, settings.size, context, len(needed), card.name
         )
     }
-    with ShardWriter(context.out, card.name, "triplets", shard_size=settings.shard_size) as writer:
+    with ShardWriter(
+        context.out, card.name, "triplets", shard_size=settings.shard_size, short_side=card.short_side
+    ) as writer:
         for split, rows in triplets.items():
             for number, triplet in enumerate(rows):
                 same, other = (pictures[item] for item in list(_drawings(triplet))[1:])

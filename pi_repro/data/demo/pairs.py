@@ -49,7 +49,9 @@ def fetch(card: Card, context: Stage) -> None:
             allowed=str(card.count),
         )
     vendors, captions = Counter[str](), set()
-    with ShardWriter(context.out, card.name, "pairs", shard_size=settings.shard_size) as writer:
+    with ShardWriter(
+        context.out, card.name, "pairs", shard_size=settings.shard_size, short_side=card.short_side
+    ) as writer:
         for vendor, concept, image in rendered(pairs, corpus, settings.size, context, len(pairs), card.name):
             text = pair_caption(vendor, concept, settings.captions)
             about = {

@@ -170,7 +170,9 @@ def fetch(card: Card, context: Stage) -> None:
             given=len(triplets["train"]),
             allowed=str(card.count),
         )
-    with ShardWriter(context.out, card.name, "triplets", shard_size=settings.shard_size) as writer:
+    with ShardWriter(
+        context.out, card.name, "triplets", shard_size=settings.shard_size, short_side=card.short_side
+    ) as writer:
         for split, rows in triplets.items():
             _write(writer, split, rows, {item.name: item for item in chosen[split]}, settings)
     write_json(context.out / "card.json", _card(card, corpus, settings, chosen, table, triplets))

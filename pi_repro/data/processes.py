@@ -1,0 +1,85 @@
+"""The loader's worker processes: how they start, speak and end.
+
+Rule: a worker lives as long as its parent, not shorter (signals to the group are the parent's) and not longer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import Dataset
+
+from pi_repro.errors import PireproError, StateError
+
+if TYPE_CHECKING:
+    from pi_repro.data.loader import Batch, Sample, Source
+
+#: Fork, because a forked worker starts in milliseconds with the index already in memory (a spawned
+#: one imports torch for seconds and reads the index again) and is a child of this process, which
+#: the parent-death signal needs (a forkserver's are not). It is safe here: the parent runs one
+#: thread in exact mode, and a worker, of one thread too, enters neither CUDA nor a parallel region of torch.
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+_PR_SET_PDEATHSIG = 1
+
+
+def next_of(batches: Iterator[Batch | PireproError]) -> Batch | PireproError | None:
+    """The next micro-batch, or what went wrong; None at the end."""
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        said = str(error).splitlines()[0]
+        return StateError(
+            "a loader process was killed",
+            given=said,
+            todo="use fewer workers, or give the job more memory",
+        )
+
+
+def end(batches: Any, workers: Iterable[BaseProcess]) -> None:
+    """End a loader's workers now."""
+    # Not left to the garbage collector: a traceback may hold the iterator, and its workers, for long.
+    batches._shutdown_workers()
+    for worker in workers:
+        worker.kill()  # one that hangs in a read; nothing otherwise
+
+
+class Guarded(Dataset[Any]):
+    """A source whose messages to the user travel back as values: torch would rewrap them in a traceback."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, samples: list[Sample]) -> Batch | PireproError:
+        try:
+            return self.source.batch(samples)
+        except PireproError as error:
+            return error
+
+
+def as_is(batch: Any) -> Any:
+    """Nothing is collated: a source makes whole micro-batches."""
+    return batch
+
+
+def start(parent: int, _number: int) -> None:
+    """What a worker does first."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call above
+            os._exit(1)
+    # Ctrl-C and a cluster's SIGTERM reach the whole group; the parent saves its state, then ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    info = torch.utils.data.get_worker_info()
+    if info is not None and isinstance(info.dataset, Guarded):
+        info.dataset.source.divide_caches(info.num_workers)
