@@ -11,7 +11,9 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 unexport VIRTUAL_ENV
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-PYTEST := python -m pytest
+PYTEST := python -m pytest --dist worksteal
+# Tests side by side: one a core, four at most, for each may train.
+JOBS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
 
 help:
 	@echo "make demo          the whole experiment at laptop scale, under 15 minutes"
@@ -35,16 +37,16 @@ lint: env
 	mypy
 
 test: lint
-	$(PYTEST) -m "not full and not cluster"
+	$(PYTEST) -n $(JOBS) -m "not full and not cluster"
 
 test-full: env
-	$(PYTEST) -m full --timeout 1200
+	$(PYTEST) -n $(JOBS) -m full --timeout 1200
 
 test-cluster: env
 	@echo "nothing here needs a cluster yet: the SLURM launcher comes next"
 
 bench: env
-	@echo "no benchmark yet: they come with many processes and the fast loader"
+	python -m tests.benchmarks --write
 
 lock:
 	@bash tools/lock.sh
