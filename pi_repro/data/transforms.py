@@ -96,8 +96,10 @@ def evaluation_transform(image_size: int) -> Transform:
 
 
 def _evaluation(size: int, content: bytes, _random: np.random.Generator | None = None) -> np.ndarray:
-    image = functional.resize(decode(content), [size], _BICUBIC)
-    return _pixels(functional.center_crop(image, [size, size]))
+    image = decode(content)
+    if image.size != (size, size):
+        image = functional.center_crop(functional.resize(image, [size], _BICUBIC), [size, size])
+    return _pixels(image)
 
 
 def _resize(size: int, content: bytes, _random: np.random.Generator | None = None) -> np.ndarray:
@@ -175,4 +177,5 @@ def _needed(random: np.random.Generator | None) -> np.random.Generator:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+    plain = image if image.mode == "RGB" else image.convert("RGB")
+    return np.ascontiguousarray(np.asarray(plain).transpose(2, 0, 1))

@@ -8,7 +8,7 @@ from typing import Any
 
 from pi_repro.errors import RequestError
 from pi_repro.files import write_json
-from pi_repro.provenance.determinism_env import ENVIRONMENT
+from pi_repro.provenance.determinism_env import ENVIRONMENT, hide_strangers
 
 from .places import Places
 
@@ -31,6 +31,8 @@ def evaluate(weights: str, suite: str, model: str | None, output: Path | None, p
     if output is not None and not output.parent.is_dir():
         raise RequestError("no such folder", where=str(output.parent), todo="create it first")
     os.environ.update(ENVIRONMENT)  # before torch is imported
+    if model is None and Path(weights).is_file():
+        hide_strangers()  # the models of this package need none
     from pi_repro.evaluation.candidate import evaluate_weights
 
     results = evaluate_weights(weights, folder, model=model)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pi_repro.errors import Interrupted, PireproError, RequestError, StateError
 from pi_repro.provenance import capture
+from pi_repro.provenance.determinism_env import hide_strangers
 from pi_repro.stages.context import Processes, StageContext, silent
 
 from . import job as jobs
@@ -148,7 +149,7 @@ def run(job: Job, path: Path, processes: Processes | None, log: logging.Logger) 
 
 def _context(job: Job, processes: Processes, stop: list[int], log: logging.Logger) -> StageContext:
     os.environ["PIREPRO_DOWNLOADS"] = str(job.places.downloads)
-    _hide_strangers()
+    hide_strangers()
     first = processes.rank == 0
     return StageContext(
         name=job.name,
@@ -176,15 +177,6 @@ def _stop_flag() -> list[int]:
 
 def _stage(job: Job) -> str:
     return f"pi_repro.stages.{MODULES[job.kind]}"
-
-
-def _hide_strangers() -> None:
-    """Keep a stage to requirements.lock: what a development environment holds besides is not importable.
-
-    open_clip takes transformers when it finds it (clip_benchmark brings it along for the tests), which the
-    container does not have; its import would also be half of a short stage's start.
-    """
-    sys.modules["transformers"] = None  # type: ignore[assignment]
 
 
 def _prepare_inputs(job: Job, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Environment variables that choose arithmetic kernels.
+"""What a stage's process is given: variables that choose arithmetic kernels, and locked packages alone.
 
 Rule: exact mode has them set before torch is imported, by whoever starts a stage's process, and checked by
 `pi_repro.training.determinism.enter`; mode fast has none of them, and all cores. This module imports no
@@ -13,6 +13,7 @@ independent of a buffer's alignment. Measured on one AVX-512 core against no pin
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Final
 
@@ -41,6 +42,15 @@ def environment(base: Mapping[str, str], mode: str, processes: int) -> dict[str,
     free = {name: value for name, value in base.items() if name not in ENVIRONMENT}
     threads = str(max(1, cores() // processes))
     return {**free, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+
+def hide_strangers() -> None:
+    """Keep this process to requirements.lock: what a development environment holds besides is not importable.
+
+    open_clip takes transformers when it finds it (clip_benchmark brings it along for the tests), which the
+    container does not have; its import would also be half of a short stage's start.
+    """
+    sys.modules["transformers"] = None  # type: ignore[assignment]
 
 
 def cores() -> int:

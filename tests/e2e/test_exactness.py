@@ -62,7 +62,9 @@ def test_torchrun_starts_a_job_as_the_launcher_does(workspace: Workspace) -> Non
     store = workspace.root / ".pirepro/store" / job.parent.name
     digest = json.loads((store / "manifest.json").read_text())["digest"]
     shutil.rmtree(store)
-    content = json.loads(job.read_text())
+    text = job.read_text()
+    # The job was written where this workspace was copied from.
+    content = json.loads(text.replace(json.loads(text)["places"]["workspace"], str(workspace.root)))
     job.write_text(json.dumps({**content, "processes": 2}))
     exact = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
     torchrun = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "pi_repro.launch.worker", str(job))
