@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from pi_repro.data import captions, processes, transforms
+from pi_repro.data import captions, transforms
 from pi_repro.data.order import Order
 from pi_repro.data.randomness import generator
 from pi_repro.data.shards import Shards
 from pi_repro.data.triplets import IMAGES, SPLITS, TripletSet
+from pi_repro.data.workers import START_METHOD, Guarded, as_is, end_workers, next_batch, start_worker
 from pi_repro.errors import PireproError, RequestError, StateError
 from pi_repro.spec.training import Augmentation
 
@@ -254,25 +255,25 @@ def micro_batches(
         workers = min(workers, ready)
         prefetch = min(prefetch, ready // workers)
     loader = DataLoader(
-        processes.Guarded(source),
+        Guarded(source),
         batch_size=None,
         sampler=chain([first], schedule),
         num_workers=workers,
         prefetch_factor=prefetch,
         pin_memory=pin,
-        collate_fn=processes.as_is,
-        worker_init_fn=partial(processes.start, os.getpid()),
-        multiprocessing_context=processes.START_METHOD,
+        collate_fn=as_is,
+        worker_init_fn=partial(start_worker, os.getpid()),
+        multiprocessing_context=START_METHOD,
         # Else the loader would draw its seed from the global generator and so shift training's.
         generator=torch.Generator(),
     )
     others = set(multiprocessing.active_children())
     batches = iter(loader)
-    end = partial(processes.end, batches, set(multiprocessing.active_children()) - others)
+    end = partial(end_workers, batches, set(multiprocessing.active_children()) - others)
     # An iterator that is never closed would hang at exit: multiprocessing asks by SIGTERM and waits.
     atexit.register(end)
     try:
-        while (batch := processes.next_of(batches)) is not None:
+        while (batch := next_batch(batches)) is not None:
             if isinstance(batch, PireproError):
                 raise batch
             yield batch

@@ -15,7 +15,7 @@ from pi_repro.errors import Interrupted, StateError
 from pi_repro.files import files_under, path_digest
 from pi_repro.spec.experiment import Resources
 from pi_repro.stages import evaluate
-from pi_repro.stages.context import StageContext
+from pi_repro.stages.context import Processes, StageContext
 
 from .samples import MODEL
 
@@ -102,6 +102,23 @@ def test_same_bytes_however_often_interrupted(
         pytest.fail("no attempt came to its end")
     assert attempt > 2
     assert "resume: epoch-0000 has" in caplog.text
+    assert path_digest(context.out) == path_digest(whole.out)
+
+
+def test_several_processes_share_the_sets_and_give_the_same_bytes(
+    make: Callable[..., StageContext], caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate.run(whole := make("whole", scratch="other"))
+    caplog.set_level(logging.INFO, logger="pirepro")
+    judged: list[str] = []
+    for rank in (2, 1, 0):
+        caplog.clear()
+        evaluate.run(context := make(f"out-{rank}", processes=Processes(rank, 3, rank)))
+        assert bool(files_under(context.out)) == (rank == 0)
+        mine = [text.partition(":")[0] for text in caplog.messages if text.startswith("epoch-0001 ")]
+        assert mine
+        judged += mine
+    assert sorted(judged) == sorted(f"epoch-0001 {name}" for name in IDS)
     assert path_digest(context.out) == path_digest(whole.out)
 
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 #: Fork, because a forked worker starts in milliseconds with the index already in memory (a spawned
 #: one imports torch for seconds and reads the index again) and is a child of this process, which
-#: the parent-death signal needs (a forkserver's are not). It is safe here: the parent runs one
-#: thread in exact mode, and a worker, of one thread too, enters neither CUDA nor a parallel region of torch.
+#: the parent-death signal needs (a forkserver's are not). It is safe here: a worker, of one thread, enters
+#: neither CUDA nor a parallel region of torch, and takes no lock that gloo's threads in the parent may hold.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 _PR_SET_PDEATHSIG = 1
 
 
-def next_of(batches: Iterator[Batch | PireproError]) -> Batch | PireproError | None:
+def next_batch(batches: Iterator[Batch | PireproError]) -> Batch | PireproError | None:
     """The next micro-batch, or what went wrong; None at the end."""
     try:
         return next(batches, None)
@@ -44,7 +44,7 @@ def next_of(batches: Iterator[Batch | PireproError]) -> Batch | PireproError | N
         )
 
 
-def end(batches: Any, workers: Iterable[BaseProcess]) -> None:
+def end_workers(batches: Any, workers: Iterable[BaseProcess]) -> None:
     """End a loader's workers now."""
     # Not left to the garbage collector: a traceback may hold the iterator, and its workers, for long.
     batches._shutdown_workers()
@@ -70,7 +70,7 @@ def as_is(batch: Any) -> Any:
     return batch
 
 
-def start(parent: int, _number: int) -> None:
+def start_worker(parent: int, _number: int) -> None:
     """What a worker does first."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
