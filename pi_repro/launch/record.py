@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pi_repro.errors import StateError
@@ -40,6 +43,35 @@ def unrecorded(plan: Plan, published: Mapping[str, Published], places: Places) -
         for stage in plan.stages
         if stage.name in published and not _agrees(entries.get(stage.name), stage, outs, lock)
     ]
+
+
+def uncached(plan: Plan, published: Mapping[str, Published], places: Places) -> list[str]:
+    """Published stages whose output is not in DVC's cache, from which `dvc push` takes it.
+
+    A clone comes with a dvc.lock that may record the same bytes before they were computed here.
+    """
+    cache = _cache(places)
+    found = []
+    for stage in plan.stages:
+        # Reports are git's, not the cache's (dvc.yaml).
+        if stage.name in published and stage.kind != "report":
+            md5 = _md5(stage.out, {stage.out: published[stage.name]})
+            if not (cache / "files" / "md5" / md5[:2] / md5[2:]).is_file():
+                found.append(stage.name)
+    return found
+
+
+def _cache(places: Places) -> Path:
+    """DVC's cache: cache.dir of the narrowest configuration that names it, relative to its file."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
+    own = places.workspace / ".dvc"
+    found = own / "cache"
+    for file in (home / "dvc" / "config", own / "config", own / "config.local"):
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read(file)
+        if value := parser.get("cache", "dir", fallback=None):
+            found = file.parent / value
+    return found
 
 
 def _agrees(entry: Any, stage: Stage, outs: Mapping[str, Published], lock: str) -> bool:

@@ -87,7 +87,11 @@ def run(loaded: Loaded, choice: Choice, places: Places, watcher: Watcher) -> Dri
         try:
             driver.run()
         finally:
-            names = record.unrecorded(part, driver.published, places)
+            wanting = {
+                *record.unrecorded(part, driver.published, places),
+                *record.uncached(part, driver.published, places),
+            }
+            names = [stage.name for stage in part.stages if stage.name in wanting]
             if names:
                 watcher.event("recording", f"{len(names)} stages", "dvc.lock")
                 record.record(names, places)

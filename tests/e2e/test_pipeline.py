@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def test_a_second_run_starts_nothing(workspace: Workspace) -> None:
     output = workspace.run("pirepro", "run", "specs/demo-tiny.yaml")
     assert "started" not in output and "published already" in output
     assert workspace.run("git", "status", "--porcelain") == ""
+
+
+def test_what_dvc_lock_names_already_is_still_brought_into_the_cache_to_be_pushed(workspace: Workspace) -> None:
+    lock = (workspace.root / "dvc.lock").read_bytes()
+    shutil.rmtree(workspace.root / ".dvc/cache")
+    assert re.search(r"recording\s+11 stages", workspace.run("pirepro", "run", "specs/demo-tiny.yaml"))
+    assert len(list((workspace.root / ".dvc/cache/files/md5").glob("*/*.dir"))) == 11
+    assert "recording" not in workspace.run("pirepro", "run", "specs/demo-tiny.yaml")
+    assert (workspace.root / "dvc.lock").read_bytes() == lock
 
 
 def test_outputs_name_no_time_host_or_path(workspace: Workspace) -> None:
