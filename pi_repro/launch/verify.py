@@ -83,7 +83,9 @@ def verify(wish: Wish, places: Places, watcher: Watcher) -> Comparison:
     mode, device = stage.settings.get("mode", "exact"), stage.settings.get("device", "cpu")
     with _clean(wish, item, stretch, places) as clean:
         _show_inputs(inputs, places, clean)
-        job = replace(job_of(item, plan.parents[wish.stage], done, clean), stretch=stretch)
+        # Nobody watches the curves of a rerun.
+        quiet = stage.resources.model_copy(update={"loggers": ()})
+        job = replace(job_of(item, plan.parents[wish.stage], done, clean), stretch=stretch, resources=quiet)
         if wish.processes is not None:
             job = replace(job, processes=stage.on(wish.processes))
         now = _run(job, watcher)

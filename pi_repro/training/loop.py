@@ -202,7 +202,8 @@ class _Run:
                 if stopping or self.done % resources.checkpoint_every == 0 or self.done == end:
                     self._save()
                 if stopping and self.done < end:
-                    raise Interrupted(f"stopped after update {self.done}, which is saved; run again to resume")
+                    saved = "begin it again" if self.context.stretch else "which is saved; run again to resume"
+                    raise Interrupted(f"stopped after update {self.done}, {saved}")
 
     def _update(self, batches: Iterator[Batch], end: int) -> None:
         update = self.done + 1
