@@ -46,7 +46,8 @@ def decode(content: bytes) -> torch.Tensor | None:
     would warn of it.
     """
     frame = plain_frame(content)
-    if frame is None or frame[0] * frame[1] > (Image.MAX_IMAGE_PIXELS or 0):
+    limit = Image.MAX_IMAGE_PIXELS
+    if frame is None or (limit is not None and frame[0] * frame[1] > limit):
         return None
     mode = ImageReadMode.GRAY if frame[2] == 1 else ImageReadMode.RGB
     # A copy, because torch warns of a buffer that is not writable; it costs some microseconds.

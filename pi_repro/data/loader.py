@@ -45,7 +45,7 @@ class Source(Protocol):
         ...
 
     def divide_caches(self, processes: int) -> None:
-        """Called in a worker: it is one of so many, each with caches of its own."""
+        """This process is one of so many, each with caches of its own; called again in a loader's worker."""
         ...
 
     def batch_bytes(self, samples: int) -> int:

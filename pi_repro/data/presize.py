@@ -25,7 +25,7 @@ def presize(content: bytes, short_side: int) -> bytes | None:
     Pixels only: EXIF (by which nothing here turns an image), profiles and comments are left behind.
 
     Returns:
-        None where the file is to be kept: no side is longer than asked for on the shorter one.
+        None where the file is to be kept: its shorter side is no longer than that.
 
     Raises:
         StateError: the image cannot be decoded.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pi_repro.data.shards import Shards
+from pi_repro.data.triplets import TripletSet
 from pi_repro.errors import StateError
 
 from .benchmark import Benchmark, Conditions
@@ -69,17 +70,20 @@ class Battery:
         """
         loads = [0] * size
         mine = []
-        for name in sorted(self.ids, key=lambda name: (-self._images(name), name)):
+        images = {name: self._images(name) for name in self.ids} if size > 1 else dict.fromkeys(self.ids, 0)
+        for name in sorted(self.ids, key=lambda name: (-images[name], name)):
             lightest = loads.index(min(loads))
-            loads[lightest] += self._images(name)
+            loads[lightest] += images[name]
             if lightest == rank:
                 mine.append(name)
         return tuple(name for name in self.ids if name in mine)
 
     def _images(self, name: str) -> int:
         if name in self._splits:
-            return 3 * Shards.open(self._splits[name][1], self._data_root).count
-        return int(self._entries[name].fields.get("n", 0))
+            _, folder, split = self._splits[name]
+            return 3 * len(TripletSet(Shards.open(folder, self._data_root)).rows(split))
+        entry = self._entries[name]
+        return int(entry.fields.get("n") or Shards.open(entry.folder, self._data_root).count)
 
     def _opened(self, name: str) -> Benchmark:
         if name in self._splits:

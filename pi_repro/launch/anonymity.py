@@ -8,10 +8,8 @@ same results, published elsewhere, can compare digests.
 from __future__ import annotations
 
 import getpass
-import os
 import re
 import socket
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, Final
 
 from pi_repro.errors import StateError
 from pi_repro.files import files_under
+from pi_repro.provenance import git
 
 #: Names that half of all machines have tell nobody.
 _COMMON: Final = frozenset(
@@ -40,6 +39,8 @@ _COMMON: Final = frozenset(
     ]
 )
 _SHORTEST: Final = 3
+#: Fields of CITATION.cff that lead to whoever publishes.
+LINKS: Final = ("repository-code", "url", "repository", "repository-artifact", "doi")
 #: A home folder of whatever machine a file came from; not the middle of a URL.
 _HOME: Final = re.compile(r"(?<![\w.:/~-])/(?:home|Users)/[\w.-]+")
 #: Ten digits tell a commit from the eight-digit checksums of a ledger.
@@ -81,7 +82,7 @@ def gather(workspace: Path, citation: Mapping[str, Any]) -> Secrets:
         words += [("a git remote", url) for url in _remote(line.partition(" ")[2])]
     for author in citation.get("authors", []):
         words += [("an author of CITATION.cff", name) for name in _names(author)]
-    words += [("the repository of CITATION.cff", str(citation[key])) for key in _LINKS if citation.get(key)]
+    words += [("the repository of CITATION.cff", str(citation[key])) for key in LINKS if citation.get(key)]
     kept = {text: what for what, text in reversed(words) if len(text) >= _SHORTEST and text.lower() not in _COMMON}
     commits = frozenset(_git(workspace, "rev-list", "--all"))
     return Secrets(tuple((what, text) for text, what in sorted(kept.items())), commits)
@@ -147,9 +148,6 @@ def provenance(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-_LINKS: Final = ("repository-code", "url", "repository", "repository-artifact")
-
-
 def _names(author: Mapping[str, Any]) -> list[str]:
     given, family = str(author.get("given-names", "")).strip(), str(author.get("family-names", "")).strip()
     full = [f"{given} {family}", f"{family}, {given}"] if given and family else []
@@ -182,11 +180,5 @@ def _user() -> str:
 
 
 def _git(workspace: Path, *arguments: str) -> list[str]:
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(workspace), *arguments], capture_output=True, text=True, check=False, env=environment
-        )
-    except OSError:
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    lines = (git.output(workspace, *arguments) or b"").decode(errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]

@@ -98,6 +98,10 @@ def compare(
         parting = divergence.first(_lines(then, updates), _lines(now), trained)
         measure = divergence.curve_gap if mode == "fast" else divergence.largest_gap
         gap = measure(_lines(then, updates), _lines(now)) if parting else None
+    same = then.provenance.get("fingerprint") == now.provenance.get("fingerprint") is not None
+    if device is None and same:
+        # Two executions of one recipe: the record says what computed.
+        device = "cuda" if then.provenance.get("devices", {}).get("kind") == "gpu" else "cpu"
     kind: Kind = "identical"
     if parting or differing:
         kind = "different"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from pi_repro.plan import params
 from pi_repro.provenance import capture
+from pi_repro.provenance.determinism_env import cores
 from pi_repro.spec.fingerprint import LOCK, environment_id
 
 from . import requirements
@@ -86,7 +86,7 @@ def _cpu() -> Check:
     return Check(
         "CPU",
         " avx2" in flags,
-        f"{capture.cpu_model()}, {os.cpu_count()} cores",
+        f"{capture.cpu_model()}, {cores()} cores",
         "exact mode pins AVX2 kernels; use a machine that has them",
     )
 

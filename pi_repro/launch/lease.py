@@ -6,11 +6,14 @@ import fcntl
 import json
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+#: Tries: `holder` holds the lock for a moment, which is not another owner.
+_PEEKS = 10
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -28,11 +31,15 @@ class Lease:
         """Take the lock and write who holds it; False when another process has it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return False
+        for left in reversed(range(_PEEKS)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    file.close()
+                    return False
+                time.sleep(0.01)
         file.truncate(0)
         file.write(json.dumps(_self()))
         file.flush()

@@ -88,7 +88,7 @@ def package(
     records = anonymity.provenance(found) if anonymous else found
     known = anonymity.gather(places.workspace, citation) if anonymous else None
     if anonymous:
-        citation = {key: value for key, value in citation.items() if key != "authors"}
+        citation = {key: value for key, value in citation.items() if key not in ("authors", *anonymity.LINKS)}
     folder = destination.parent / f".{destination.name}.{uuid.uuid4().hex[:8]}"
     try:
         files = _shared(loaded, places, folder, anonymous=anonymous)

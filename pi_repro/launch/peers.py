@@ -29,7 +29,10 @@ _PR_SET_PDEATHSIG = 1
 _PARENT, _MEET = "PIREPRO_PARENT", "PIREPRO_MEET"
 _READY = "ready.json"
 #: What a process says that lost another: of no interest beside what the other one said.
-_LOST = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out waiting")
+_LOST = (
+    *("Connection closed", "Connection reset", "Broken pipe", "Timed out waiting"),
+    *("ncclRemoteError", "remote process exited", "communicator was aborted"),
+)
 
 
 def here() -> Processes | None:
@@ -63,8 +66,7 @@ def wait_for_first(job: Job, poll_s: float = 0.1) -> bool:
     store, ready = Store(job.places.store), job.scratch / _READY
     while store.get(job.fingerprint) is None:
         # What an earlier attempt announced names another holder.
-        holder = job.lease.holder()
-        if holder and ready.is_file() and read_json(ready) == holder:
+        if ready.is_file() and (holder := job.lease.holder()) and read_json(ready) == holder:
             return True
         time.sleep(poll_s)
     return False
@@ -95,9 +97,12 @@ class Peers:
         self.processes = Processes(0, self.job.processes, 0, str(meet))
         self._meet = meet
         self._started: dict[int, subprocess.Popen[bytes]] = {}
+        self._ended = False
 
     def start(self) -> None:
         """Start them; returns at once."""
+        for left in self.job.scratch.glob("meet-*"):
+            left.unlink()  # of an attempt that was killed
         for rank in range(1, self.job.processes):
             number = str(rank)
             own = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": str(self.job.processes)}
@@ -110,12 +115,14 @@ class Peers:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def end(self) -> None:
-        """Wait for them; whoever is left then is ended."""
+        """Wait for them; whoever is left then is ended. All is computed, so none can be lost any more."""
+        self._ended = True
         for process in self._started.values():
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
         self._meet.unlink(missing_ok=True)
 
     def raise_if_lost(self, patience_s: float = 5.0) -> None:
@@ -132,17 +139,22 @@ class Peers:
 
     def _watch(self) -> None:
         """A lost process leaves the others waiting for it: end the job, with what it said."""
-        while self.failed is None:
-            for rank, process in self._started.items():
-                status = process.poll()
-                if status not in (None, 0, Interrupted.exit_status):
-                    self.failed = rank, status
+        while self.failed is None and not self._ended:
+            lost = [
+                (rank, status)
+                for rank, process in self._started.items()
+                if (status := process.poll()) not in (None, 0, Interrupted.exit_status)
+            ]
+            # Who was killed said nothing; who lost another ends with a status of its own right after.
+            self.failed = min(lost, key=lambda one: one[1] > 0, default=None)
             if all(process.poll() is not None for process in self._started.values()):
                 break
             time.sleep(0.2)
         if self.failed is None:
             return
         time.sleep(5)  # time for this process to notice by itself, which is tidier
+        if self._ended:
+            return
         error = self._error(*self.failed)
         self.log.error("%s", error)
         os._exit(error.exit_status)

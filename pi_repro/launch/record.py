@@ -70,7 +70,7 @@ def _cache(places: Places) -> Path:
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(file)
         if value := parser.get("cache", "dir", fallback=None):
-            found = file.parent / value
+            found = file.parent / Path(value).expanduser()
     return found
 
 

@@ -15,6 +15,9 @@ from pi_repro.provenance.determinism_env import environment
 from . import job as jobs
 from .job import Job
 
+#: What another launcher says of its own processes; a job begins with one.
+_STRANGE = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+
 
 class Handle(Protocol):
     """A started job."""
@@ -57,12 +60,13 @@ class LocalRunner:
         path = jobs.write(job)
         mode = job.payload["settings"].get("mode", "exact")
         command = {capture.COMMAND: capture.typed(sys.argv, job.places.workspace)}
+        base = {name: value for name, value in os.environ.items() if name not in _STRANGE}
         # Whatever prints past the log (a library, a crash) is kept beside it.
         with (job.scratch / "stderr.txt").open("ab") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pi_repro.launch.worker", str(path)],
                 cwd=job.places.workspace,
-                env=environment({**os.environ, **command}, mode, job.processes),
+                env=environment({**base, **command}, mode, job.processes),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,

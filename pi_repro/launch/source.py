@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import shutil
-import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from pi_repro.errors import StateError
+from pi_repro.provenance import git
 
 from . import anonymity
 from .archive import write_zip
@@ -47,7 +49,7 @@ def pack(
             if not _extract(workspace, commit, scratch):
                 continue
             if secrets:
-                anonymity.check(scratch, secrets)
+                _check(scratch, secrets, name)
             path = f"code/pi_repro-{name[:12]}.zip"
             (folder / "code").mkdir(exist_ok=True)
             write_zip(scratch, folder / path)
@@ -57,20 +59,38 @@ def pack(
     return found
 
 
+def _check(folder: Path, secrets: anonymity.Secrets, name: str) -> None:
+    """Take out DVC's remotes, which name a bucket or a host and which no rebuild needs; then search the rest."""
+    config = folder / ".dvc" / "config"
+    if config.is_file():
+        config.write_text(_without_remotes(config.read_text()))
+    try:
+        anonymity.check(folder, secrets)
+    except StateError as error:
+        raise StateError(
+            error.problem,
+            where=f"{error.where}, in the code of {name}",
+            given=error.given,
+            todo="commit the code without it and `pirepro run SPEC --force`: a crate holds the code that ran",
+        ) from None
+
+
+def _without_remotes(config: str) -> str:
+    kept, skipping = [], False
+    for line in config.splitlines(keepends=True):
+        if line.startswith("["):
+            skipping = "remote" in line
+        if not skipping and not line.strip().startswith("remote ="):
+            kept.append(line)
+    return "".join(kept)
+
+
 def _extract(workspace: Path, commit: str, folder: Path) -> bool:
-    listed = _git(workspace, "ls-tree", "--name-only", "-z", commit)
+    listed = git.output(workspace, "ls-tree", "--name-only", "-z", commit)
     names = sorted(_NEEDED & set((listed or b"").decode().split("\0")))
-    content = _git(workspace, "archive", "--format=tar", commit, "--", *names) if names else None
+    content = git.output(workspace, "archive", "--format=tar", commit, "--", *names) if names else None
     if content is None:
         return False
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         archive.extractall(folder, filter="data")
     return True
-
-
-def _git(workspace: Path, *arguments: str) -> bytes | None:
-    try:
-        done = subprocess.run(["git", "-C", str(workspace), *arguments], capture_output=True, check=False)
-    except OSError:
-        return None
-    return done.stdout if done.returncode == 0 else None

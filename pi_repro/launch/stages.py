@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from pi_repro.errors import RequestError, StateError
 from pi_repro.plan import cost, params
 from pi_repro.plan.graph import Plan, build
+from pi_repro.provenance.determinism_env import cores
 from pi_repro.spec.loading import Loaded
 
 from . import inspect, record, requirements
@@ -71,7 +71,8 @@ def run(loaded: Loaded, choice: Choice, places: Places, watcher: Watcher) -> Dri
         params.enable(places.workspace, loaded.path)
         params.write(places.workspace, params.plan(places.workspace))
         wanted = resources.parallel if choice.parallel is None else choice.parallel
-        room = max(1, (os.cpu_count() or 1) // resources.processes)
+        # Jobs take the first GPUs of a machine, so that only one has its own.
+        room = 1 if resources.gpus else max(1, cores() // resources.world)
         driver = Driver(
             plan=part,
             places=places,

@@ -7,10 +7,10 @@ nothing can be taken from there. It goes when the bits agree and stays, named, w
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -153,7 +153,7 @@ def _clean(wish: Wish, item: Resolved, stretch: Stretch | None, places: Places) 
         StateError: another process verifies there.
     """
     assert item.fingerprint is not None
-    default = places.scratch / f"verify-{item.fingerprint[:16]}-{os.getpid()}"
+    default = places.scratch / f"verify-{item.fingerprint[:16]}-{uuid.uuid4().hex[:8]}"
     root = wish.keep.absolute() if wish.keep else default
     begin, updates = (stretch.begin, stretch.updates) if stretch else (None, None)
     asked = {"fingerprint": item.fingerprint, "begin": begin, "updates": updates}
@@ -174,6 +174,10 @@ def _clean(wish: Wish, item: Resolved, stretch: Stretch | None, places: Places) 
         write_json(root / _WISH, asked)
         try:
             yield clean
+        except Interrupted:
+            if wish.keep is None and stretch is not None:
+                shutil.rmtree(root, ignore_errors=True)
+            raise
         finally:
             if wish.keep is None and not clean.scratch.exists():
                 shutil.rmtree(root, ignore_errors=True)  # nothing ran
@@ -219,11 +223,9 @@ def _run(job: Job, watcher: Watcher) -> Recorded:
         running.handle.stop()
         while running.handle.poll() is None:
             time.sleep(0.05)
-        raise Interrupted(
-            "stopped; what was computed so far is kept",
-            where=str(root),
-            todo=f"the same command with --keep {root} goes on from there",
-        ) from None
+        raise _stopped(job, root) from None
+    if status == Interrupted.exit_status:
+        raise _stopped(job, root)
     published = Store(job.places.store).get(job.fingerprint)
     if status != 0 or published is None:
         kind = RequestError if status == RequestError.exit_status else StateError
@@ -233,3 +235,13 @@ def _run(job: Job, watcher: Watcher) -> Recorded:
         # The job carries the identity of then; it ran in the environment of now.
         provenance = {**provenance, "environment": environment_id(job.places.workspace)}
     return Recorded(job.name, published.out, published.manifest, provenance)
+
+
+def _stopped(job: Job, root: Path) -> Interrupted:
+    if job.stretch is not None:
+        return Interrupted("stopped; a stretch keeps nothing", todo="the same command begins it again")
+    return Interrupted(
+        "stopped; what was computed so far is kept",
+        where=str(root),
+        todo=f"the same command with --keep {root} goes on from there",
+    )

@@ -105,6 +105,7 @@ def run(job: Job, path: Path, processes: Processes | None, log: logging.Logger) 
         Interrupted: when it was asked to stop; running it again resumes.
     """
     stop = _stop_flag()
+    log.info("%s begins, fingerprint %s", job.name, job.fingerprint[:16])
     store = Store(job.places.store)
     _prepare_inputs(job, store)
     out = job.scratch / "out"
@@ -117,7 +118,6 @@ def run(job: Job, path: Path, processes: Processes | None, log: logging.Logger) 
     else:
         peers.announce(job)
     context = _context(job, processes or started.processes, stop, log)
-    log.info("%s begins, fingerprint %s", job.name, job.fingerprint[:16])
     begun, git = time.time(), capture.git_state(job.places.workspace)
     try:
         importlib.import_module(_stage(job)).run(context)

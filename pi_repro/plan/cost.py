@@ -113,13 +113,13 @@ def evaluate_cost(
     resources: Resources,
     after: Sequence[str] = (),
 ) -> StageCost:
-    """The cost of judging some checkpoints of one arm and seed, in one job."""
+    """The cost of judging some checkpoints of one arm and seed, in one job that shares the sets evenly."""
     suite = cards[evaluate.suite]
     judged = sum(entry.n for entry in suite.sets) or suite.count
     triplets = sum(3 * _triplets(cards[entry.data], entry.splits) for entry in evaluate.two_afc)
     results = len(suite.sets) + sum(len(entry.splits) for entry in evaluate.two_afc)
     samples = checkpoints * (judged + triplets)
-    devices = resources.share(results)
+    devices = resources.world
     return StageCost(
         name=name,
         kind="evaluate",

@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +21,9 @@ from typing import Any, Final
 from pi_repro import __version__
 from pi_repro.files import sha256_file
 from pi_repro.spec.fingerprint import LOCK
+
+from .determinism_env import cores
+from .git import output
 
 #: Environment variable -> what it carries from the launcher to the worker.
 COMMAND: Final = "PIREPRO_COMMAND"  # what a person typed
@@ -101,7 +103,7 @@ def record(
         "differs_from_lock": differs_from_lock((workspace / LOCK).read_text()),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "gpus": gpu_models(),
         "driver": driver_version(),
         "threads": {name: os.environ[name] for name in _THREADS if name in os.environ},
@@ -215,12 +217,4 @@ def _version(name: str) -> str | None:
 
 
 def _git(workspace: Path, *arguments: str) -> bytes:
-    # No optional locks: workers side by side must not refuse each other, or a person's own git.
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(workspace), *arguments], capture_output=True, check=False, timeout=60, env=environment
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return b""
-    return done.stdout if done.returncode == 0 else b""
+    return output(workspace, *arguments) or b""

@@ -149,6 +149,11 @@ class Experiment(Frozen):
 
     @model_validator(mode="after")
     def _processes_fit(self) -> Experiment:
+        if (self.science.device == "cuda") != (self.resources.gpus > 0):
+            raise ValueError(
+                f"science.device is {self.science.device} and resources.gpus {self.resources.gpus}: "
+                "cuda needs GPUs, and cpu takes none"
+            )
         pretrain, world = self.science.pretrain, self.resources.world
         most = pretrain.batch // pretrain.micro_batch
         if not is_power_of_two(world) or world > most:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _SHOWN = 5
 #: Fields of a provenance that are promised to alter no bit, so that they are no reason.
 _PROMISED = {"cores", "devices", "processes"}
+#: Fields that a checkout and its locks decide.
+_REMADE = {"git", "packages", "lock", "python", "environment", "differs_from_lock"}
 
 
 def show(found: Comparison) -> bool:
@@ -99,8 +101,10 @@ def _todo(found: Comparison) -> str | None:
         return "look at both curves.csv; a difference like this is no rounding"
     commit = found.then.provenance.get("git", {}).get("commit")
     reasons = {row.field.partition(".")[0] for row in found.environment} - _PROMISED
+    if reasons - _REMADE:
+        return "verify where these fields are as they were"
     if reasons - {"git"}:
-        return f"make the environment what it was (git checkout {commit}; make env) and verify again"
+        return f"make the environment what it was (git checkout {commit or 'THAT COMMIT'}; make env) and verify again"
     again = f"see whether it comes again, and there: pirepro verify {found.what}"
     if found.divergence:
         update = found.divergence.update

@@ -52,7 +52,7 @@ class Alignment:
             share = torch.full_like(loss, 1 / samples)
             found = torch.autograd.grad(loss, list(self.trained.values()), share, materialize_grads=True)
             tree.add(Term([*separate(found), loss.detach().sum(dtype=torch.float64) / samples]))
-        *values, loss = exchange.begin(self.group, tree.total()).finish().tensors
+        *values, loss = exchange.begin(self.group, tree.total())().tensors
         return Gradient(dict(zip(self.trained, values, strict=True)), loss)
 
     def settle(self) -> None:
@@ -61,7 +61,8 @@ class Alignment:
     def _losses(self, update: int, number: int, part: Batch) -> torch.Tensor:
         names = self.objective.images
         reseed(self.conditions.seed, update, number)
-        images = self.conditions.put(torch.cat([part[name] for name in names]))
+        # Sent one by one: joined on the CPU they would no longer lie in pinned memory.
+        images = torch.cat([self.conditions.put(part[name]) for name in names])
         with self.conditions.autocast():
             features = self.encode_image(images)
         features = features.to(next(iter(self.trained.values())).dtype)

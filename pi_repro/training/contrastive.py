@@ -6,7 +6,6 @@ computes its own rows of the loss and sends their gradient back through its own 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from .determinism import reseed
 from .memory import GraphBudget
 from .processes import Group, alone
 from .rows import Lookup, Rows, Table, recorded, text_embedding
-from .step import LOGIT_SCALE, Batch, Conditions, Encoder, Gradient, refuse_batch_statistics
+from .step import LOGIT_SCALE, Batch, Conditions, Encoder, Gradient, bound, refuse_batch_statistics, refuse_bias
 from .tree import Term, TreeSum, separate
 
 #: Names of the image tower's parameters begin so, in every open_clip model; all others are the text tower's.
@@ -55,17 +54,17 @@ class Contrastive:
         keep_graphs: bool | None = None,
         group: Group | None = None,
     ) -> None:
-        if getattr(model, "logit_bias", None) is not None:
-            raise RequestError("the softmax loss has no logit bias", where="model.architecture.init_logit_bias")
+        refuse_bias(model)
         refuse_batch_statistics(model)
         self.encode_image: Encoder = cast("Any", model).encode_image
         self.encode_text: Encoder = cast("Any", model).encode_text
         self.conditions = conditions
         self.accumulation = accumulation
-        self.max = math.log(logit_scale_max)
+        self.max = logit_scale_max
         self.group = group or alone(conditions.device)
         self.mine = self.group.share(conditions.micro_batches)
-        self.budget = GraphBudget(len(self.mine), conditions.device, keep_graphs)
+        sharing = self.group.size if conditions.device.type == "cpu" else 1
+        self.budget = GraphBudget(len(self.mine), conditions.device, keep_graphs, sharing)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names = list(trained)
         self.logit_scale = trained.pop(LOGIT_SCALE)
@@ -101,8 +100,7 @@ class Contrastive:
 
     def settle(self) -> None:
         """See `Learner`."""
-        with torch.no_grad():
-            self.logit_scale.clamp_(0, self.max)
+        bound(self.logit_scale, self.max)
 
     def _batch(self, update: int, first: int, batch: Sequence[Batch]) -> Term:
         """Gradients of one batch at the text and image tower's parameters, at the log scale, and its loss.
@@ -140,7 +138,7 @@ class Contrastive:
             del made
         assert sending is not None
         last = exchange.begin(self.group, image.total())
-        texts_sum, images_sum = sending.finish(), last.finish()
+        texts_sum, images_sum = sending(), last()
         return Term([*texts_sum.tensors, *images_sum.tensors], texts_sum.tables)
 
     def _encode(self, update: int, number: int, part: Batch) -> _Pass:

@@ -1,14 +1,13 @@
 """The tree sum across processes.
 
-Rule: a process brings one node of the tree, the sum over its micro-batches. Every process is sent the same
-chunk of all nodes, adds them by the same tree, and the chunks are gathered again: each number is added in one
+Rule: a process brings one node of the tree, the sum over its micro-batches. Process i is sent chunk i of every
+node and adds these by the same tree; the sums of the chunks are gathered again. So each number is added in one
 order, whoever owned which micro-batch. A sum under way does not keep a process from computing on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -18,12 +17,8 @@ from .processes import Group
 from .rows import Rows
 from .tree import Term, TreeSum
 
-
-@dataclass(frozen=True)
-class Pending:
-    """A sum under way."""
-
-    finish: Callable[[], Term]
+#: Called to wait for a sum under way.
+Pending = Callable[[], Term]
 
 
 def begin(group: Group, node: Term) -> Pending:
@@ -34,7 +29,7 @@ def begin(group: Group, node: Term) -> Pending:
         node: this process's; it belongs to the sum from now on.
     """
     if group.size == 1:
-        return Pending(lambda: node)
+        return lambda: node
     tables = [_aligned(group, table) for table in node.tables]
     flat = [*node.tensors, *(table.values for table in tables)]
     by_type = {kind: [n for n, tensor in enumerate(flat) if tensor.dtype == kind] for kind in {t.dtype for t in flat}}
@@ -50,7 +45,7 @@ def begin(group: Group, node: Term) -> Pending:
         values = found[count:]
         return Term(found[:count], [Rows(table.ids, each) for table, each in zip(tables, values, strict=True)])
 
-    return Pending(finish)
+    return finish
 
 
 class _Sum:
@@ -75,7 +70,8 @@ class _Sum:
             tree.add(Term([node]))
         total = self._group.gather(tree.total().tensors[0])[: self._count]
         parts = torch.split(total, [shape.numel() for shape in self._shapes])
-        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        # Cloned, because slices of one buffer are aligned as they fall, and a norm on CUDA adds in another order then.
+        return [part.view(shape).clone() for part, shape in zip(parts, self._shapes, strict=True)]
 
 
 def _aligned(group: Group, table: Rows) -> Rows:

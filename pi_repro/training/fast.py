@@ -8,7 +8,6 @@ through in one forward pass; where that doesn't fit into memory, lower the batch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -19,12 +18,10 @@ import torch.nn.functional as functional
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pi_repro.errors import RequestError
-
 from .determinism import reseed
 from .objectives import Objective
 from .processes import Group, alone
-from .step import LOGIT_SCALE, Batch, Conditions, Encoder, Gradient, refuse_batch_statistics
+from .step import LOGIT_SCALE, Batch, Conditions, Encoder, Gradient, bound, refuse_batch_statistics, refuse_bias
 
 
 class _Learner:
@@ -101,17 +98,15 @@ class FastContrastive(_Learner):
         logit_scale_max: float,
         group: Group | None = None,
     ) -> None:
-        if getattr(model, "logit_bias", None) is not None:
-            raise RequestError("the softmax loss has no logit bias", where="model.architecture.init_logit_bias")
+        refuse_bias(model)
         group = group or alone(conditions.device)
         super().__init__(model, _PairLoss(model, conditions, group), conditions, accumulation, group)
         self.logit_scale = self.trained[LOGIT_SCALE]
-        self.max = math.log(logit_scale_max)
+        self.max = logit_scale_max
 
     def settle(self) -> None:
         """See `Learner`."""
-        with torch.no_grad():
-            self.logit_scale.clamp_(0, self.max)
+        bound(self.logit_scale, self.max)
 
 
 class FastAlignment(_Learner):
@@ -186,13 +181,14 @@ class _Gather(torch.autograd.Function):
     """All processes' rows [n, D] as [size * n, D]; backward, each gets the sum of what all found for its rows."""
 
     @staticmethod
-    def forward(_ctx: Any, rows: torch.Tensor, group: Group) -> torch.Tensor:
+    def forward(ctx: Any, rows: torch.Tensor, group: Group) -> torch.Tensor:
+        ctx.size = group.size
         return group.gather(rows)
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         gradient = gradients[0].contiguous()
-        own = gradient.new_empty((len(gradient) // dist.get_world_size(), *gradient.shape[1:]))
+        own = gradient.new_empty((len(gradient) // ctx.size, *gradient.shape[1:]))
         dist.reduce_scatter_tensor(own, gradient)
         return own, None
 

@@ -185,6 +185,7 @@ class _Run:
             len(mine),
             self.course.batch // self.course.micro_batch,
         )
+        training.source.divide_caches(self.group.size)
         schedule = self.course.micro_batches(self.done, end, mine)
         loader = micro_batches(
             training.source,
@@ -202,6 +203,7 @@ class _Run:
                 if stopping or self.done % resources.checkpoint_every == 0 or self.done == end:
                     self._save()
                 if stopping and self.done < end:
+                    self.group.barrier()  # a launcher ends all when one has ended; the chief may still be writing
                     saved = "begin it again" if self.context.stretch else "which is saved; run again to resume"
                     raise Interrupted(f"stopped after update {self.done}, {saved}")
 

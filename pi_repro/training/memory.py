@@ -23,10 +23,12 @@ class GraphBudget:
         passes: forward passes of a batch.
         device: where their graphs lie.
         keep: the decision, where it is made already.
+        sharing: processes that take from the same memory.
     """
 
-    def __init__(self, passes: int, device: torch.device, keep: bool | None = None) -> None:
+    def __init__(self, passes: int, device: torch.device, keep: bool | None = None, sharing: int = 1) -> None:
         self.passes = passes
+        self.sharing = sharing
         self.device = device
         # The only pass of a batch is followed by its backward pass at once.
         self.keep = True if passes == 1 else keep
@@ -51,7 +53,7 @@ class GraphBudget:
         free = _free(self.device)
         with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
             yield lambda: bool(self.keep)
-        self.keep = self.passes * sum(sizes.values()) <= _SHARE * free
+        self.keep = self.sharing * self.passes * sum(sizes.values()) <= _SHARE * free
 
 
 def _free(device: torch.device) -> int:

@@ -7,6 +7,7 @@ is concatenated in the order of the ranks. No library ever adds up anything that
 from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
 
 import torch
@@ -15,8 +16,9 @@ import torch.distributed as dist
 from pi_repro.errors import RequestError, StateError
 from pi_repro.stages.context import Processes
 
-#: How long one waits for the others. A process that died is noticed at once; this is for a slow disk.
-_PATIENCE = timedelta(minutes=30)
+#: How long one waits for the others: the first may read a terabyte of shards meanwhile (`inputs`).
+#: Whoever started a process that died ends the others.
+_PATIENCE = timedelta(days=1)
 
 
 class Group:
@@ -44,7 +46,7 @@ class Group:
         Raises:
             RequestError: they can't be divided so; names the sizes that can.
         """
-        if not 1 <= self.size <= count or count % self.size:
+        if count % self.size:
             raise RequestError(
                 f"{self.size} processes can't divide {count} micro-batches",
                 where="resources.processes",
@@ -117,7 +119,7 @@ def join(processes: Processes, device: torch.device) -> Group:
         return alone(device)
     if processes.rendezvous is not None:
         # All on this host; the name that a laptop gives itself may not resolve.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",

@@ -9,6 +9,7 @@ again (`memory`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -63,6 +64,22 @@ def refuse_batch_statistics(model: nn.Module) -> None:
                 where=f"module {name}",
                 allowed="models without it, such as vision transformers",
             )
+
+
+def refuse_bias(model: nn.Module) -> None:
+    """The softmax loss has no use for a logit bias.
+
+    Raises:
+        RequestError: the model has one.
+    """
+    if getattr(model, "logit_bias", None) is not None:
+        raise RequestError("the softmax loss has no logit bias", where="model.architecture.init_logit_bias")
+
+
+def bound(logit_scale: nn.Parameter, most: float) -> None:
+    """Bring a logit scale back between ln 1 and ln `most`, as open_clip does after each update."""
+    with torch.no_grad():
+        logit_scale.clamp_(0, math.log(most))
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def checksum(tensors: Tensors) -> str:
 def sums(tensors: Iterable[torch.Tensor]) -> str:
     """8 hex digits for each tensor: the sum of its 32-bit words modulo 2**32.
 
-    Cheap enough for every update, and the same whatever the order of adding; a changed bit always shows.
+    Cheap enough for every update, and the same whatever the order of adding. One changed word always shows;
+    several may cancel, an even number of changed signs does: `checksum` is the proof, this says where.
     """
     words = [tensor.detach().reshape(-1).view(torch.int32) for tensor in tensors]
     if words[0].device.type == "cpu":

@@ -1,6 +1,7 @@
-"""python -m tests.benchmarks [loader step suite memory gpu] [--write]
+"""python -m tests.benchmarks [loader step processes suite memory gpu] [--write]
 
-Rule: one core for everything, so that nothing has more than another; ratios count, since machines differ.
+Rule: one core for everything but `processes` and `gpu`, so that nothing has more than another; ratios count, since
+machines differ.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def main() -> None:
         # Those with several processes may use all cores; the others one, the last, which a system uses least.
         os.sched_setaffinity(0, cores if name in ("gpu", "processes") else {max(cores)})
         begun = time.monotonic()
-        found[name] = importlib.import_module(f"{__package__}.{name}").measure()
+        used = len(os.sched_getaffinity(0))
+        rows = importlib.import_module(f"{__package__}.{name}").measure()
+        found[name] = {"measured": table.now(used), "rows": list(rows)}
         print(f"{name} took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     if given.write:
         results = table.update(Path(__file__).with_name("benchmarks.json"), found, BENCHMARKS)
         table.place(ROOT / "README.md", results)
-    else:
-        results = {name: {"measured": table.now(), "rows": rows} for name, rows in found.items()}
-    print(table.text(results))
+    print(table.text(results if given.write else found))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def text(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [BEGIN, _HEAD]
     for each in results.values():
         lines += [_line(row) for row in each["rows"]]
-    lines += ["", "A ratio above 1 says how many times as good ours is: the median of turns taken in one run."]
+    lines += ["", "A ratio above 1 says how many times as good ours is, from turns taken side by side in one run."]
     for places, names in _grouped(results).items():
         lines.append(f"{', '.join(names).capitalize()}: {places}.")
     return "\n".join([*lines, END])
@@ -56,9 +56,9 @@ def _figure(value: float | None, unit: str) -> str:
     return f"{value:,.{digits}f} {unit}"
 
 
-def now() -> str:
-    """When and where, for a reader: day, processor, number of cores, device."""
-    return f"{datetime.now(UTC):%Y-%m-%d}, {cpu_model()}, one of {os.cpu_count()} cores{_gpu()}"
+def now(used: int) -> str:
+    """When and where, for a reader: day, processor, number of cores used, device."""
+    return f"{datetime.now(UTC):%Y-%m-%d}, {cpu_model()}, {used} of {os.cpu_count()} cores{_gpu()}"
 
 
 def _gpu() -> str:
@@ -67,10 +67,10 @@ def _gpu() -> str:
     return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
 
 
-def update(file: Path, found: Mapping[str, Sequence[Row]], order: Sequence[str]) -> Results:
-    """Put new rows among those of the file; gives all, in this order."""
+def update(file: Path, found: Results, order: Sequence[str]) -> Results:
+    """Put new results among those of the file; gives all, in this order."""
     old: Results = json.loads(file.read_text()) if file.is_file() else {}
-    new = old | {name: {"measured": now(), "rows": list(rows)} for name, rows in found.items()}
+    new = old | found
     results = {name: new[name] for name in order if name in new}
     write_json(file, results)
     return results

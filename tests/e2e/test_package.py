@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -76,12 +75,24 @@ def test_the_code_in_a_crate_computes_the_same_identities(workspace: Workspace, 
 
 
 def test_an_anonymous_crate_names_nobody_or_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.run("dvc", "remote", "add", "-d", "lab", "ssh://shelf.example.org/srv")
+    commit(workspace, "a remote")
+    citation = workspace.root / "CITATION.cff"
+    citation.write_text(citation.read_text() + "repository-code: https://shelf.example.org/pi_repro\n")
+    # The code that ran is what is packed: compute one stage with the commit that has the remote.
+    workspace.run("pirepro", "run", SPEC, "--until", "draw", "--force")
+    workspace.run("pirepro", "run", SPEC)
     workspace.run("pirepro", "package", SPEC, str(tmp_path / "crate"), "--anonymous")
     ids = workspace.run("git", "rev-list", "--all").split()
-    secrets = [*ids, "t@example.org", str(workspace.root), os.uname().nodename + ".", "The pi_repro authors"]
+    secrets = [*ids, "t@example.org", str(workspace.root), "shelf.example.org", "The pi_repro authors"]
     for path in (tmp_path / "crate").rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not [secret for secret in secrets if secret.encode() in content], path
+    archives = list((tmp_path / "crate" / "code").glob("*.zip"))
+    assert len(archives) == 2  # draw ran with the later commit
+    for packed in archives:
+        with zipfile.ZipFile(packed) as content:
+            assert "remote" not in content.read(".dvc/config").decode()
     record = json.loads((tmp_path / "crate" / "provenance" / "report@demo-tiny.json").read_text())
     assert record["git"]["commit"] == "commit-1" and record["slurm"] == {}
     workspace.edit("demo-tiny.yaml", "# The demo's shape", "# t@example.org: the demo's shape")

@@ -45,6 +45,8 @@ BROKEN: dict[str, tuple[str, str, list[str]]] = {
     "batch no multiple": ("batch: 64\n    micro_batch: 16", "batch: 64\n    micro_batch: 10", ["power of two"]),
     "kept past the end": ("keep_epochs: [0, 1]", "keep_epochs: [0, 9]", ["past the last"]),
     "kept twice": ("keep_epochs: [0, 1]", "keep_epochs: [1, 1]", ["once"]),
+    "no GPU for cuda": ("device: cpu", "device: cuda", ["cuda needs GPUs"]),
+    "GPUs for cpu": ("  gpus: 0", "  gpus: 2", ["cpu takes none"]),
     "three processes": ("  gpus: 0", "  gpus: 0\n  processes: 3", ["3 processes", "1, 2, 4 can"]),
     "eight processes": ("  gpus: 0", "  gpus: 0\n  processes: 8", ["8 processes", "1, 2, 4 can"]),
     "no seeds": ("seeds: [0]", "seeds: []", ["science.seeds"]),

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from pi_repro.errors import RequestError
+from pi_repro.errors import RequestError, StateError
 from pi_repro.files import path_digest
 from pi_repro.stages import align, pretrain
 from pi_repro.stages.context import Processes
+from pi_repro.training import exchange
+from pi_repro.training.alignment import Alignment
 from pi_repro.training.contrastive import Contrastive
-from pi_repro.training.processes import Group
+from pi_repro.training.processes import Group, join
+from pi_repro.training.tree import Term
 
 from . import samples
 
@@ -33,6 +36,9 @@ STAGES: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "clipped": (pretrain, {"pretrain": {**PRETRAIN, "optimizer": CLIPPED, "accumulation": 1}}),
     "align": (align, {"align": ALIGN}),
 }
+
+#: Updates x batches of an update x 4 micro-batches: 52 pairs are 3 updates of 16 or 6 of 8, 40 triplets 5 of 8.
+PASSES = {"pretrain": 4 * 3 * 2 * 4, "clipped": 4 * 6 * 1 * 4, "align": 3 * 5 * 1 * 4}
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +61,22 @@ def _one(
             os.kill(os.getpid(), signal.SIGKILL)
         return False
 
-    encode = Contrastive._encode
-
-    def counted(self: Contrastive, *arguments: Any) -> Any:
-        counts[processes.rank] += 1
-        return encode(self, *arguments)
-
-    Contrastive._encode = counted  # type: ignore[method-assign]
+    _count(Contrastive, "_encode", processes.rank, counts)
+    _count(Alignment, "_losses", processes.rank, counts)
     module, settings = STAGES[stage]
     context = samples.context(stage, settings, inputs, folder, should_stop)
     module.run(dataclasses.replace(context, processes=processes))
+
+
+def _count(learner: type, name: str, rank: int, counts: Any) -> None:
+    """Count the forward passes of this process."""
+    forward = getattr(learner, name)
+
+    def counted(*arguments: Any) -> Any:
+        counts[rank] += 1
+        return forward(*arguments)
+
+    setattr(learner, name, counted)
 
 
 def run(
@@ -89,11 +101,11 @@ def run(
 @pytest.mark.parametrize("stage", list(STAGES))
 def test_the_number_of_processes_alters_no_bit(stage: str, inputs: dict[str, Path], tmp_path: Path) -> None:
     alone, counts = run(stage, inputs, tmp_path / "1", 1)
+    assert counts == [PASSES[stage]]
     for size in (2, 4):
         found, shares = run(stage, inputs, tmp_path / str(size), size)
         assert found == alone, f"{size} processes gave other bits"
-        if stage != "align":
-            assert shares == [counts[0] // size] * size, "each process computes M/W micro-batches of each batch"
+        assert shares == [counts[0] // size] * size, "each process computes M/W micro-batches of each batch"
 
 
 def test_killed_with_four_processes_it_goes_on_with_one_or_two(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -124,9 +136,6 @@ def test_processes_that_disagree_are_noticed(tmp_path: Path) -> None:
 
 
 def _agree(rank: int, meet: Path, put: Callable[[str], None]) -> None:
-    from pi_repro.errors import StateError
-    from pi_repro.training.processes import join
-
     group = join(Processes(rank, 2, rank, str(meet)), torch.device("cpu"))
     group.agree("00ff", "nothing")
     try:
@@ -135,3 +144,21 @@ def _agree(rank: int, meet: Path, put: Callable[[str], None]) -> None:
         put(str(error))
     else:
         put("no error")
+
+
+def test_a_sum_across_processes_lies_where_one_alone_would_lie(tmp_path: Path) -> None:
+    results = FORK.Queue()
+    everyone = [FORK.Process(target=_sum, args=(rank, tmp_path / "meet", results.put)) for rank in range(2)]
+    for each in everyone:
+        each.start()
+    for _ in everyone:
+        values, offsets = results.get(timeout=60)
+        assert values == [[1.0] * 3, [1.0] * 5, [1.0] * 8] and offsets == [0, 0, 0]
+    for each in everyone:
+        each.join()
+
+
+def _sum(rank: int, meet: Path, put: Callable[[object], None]) -> None:
+    group = join(Processes(rank, 2, rank, str(meet)), torch.device("cpu"))
+    found = exchange.begin(group, Term([torch.full((size,), float(rank)) for size in (3, 5, 8)]))().tensors
+    put(([tensor.tolist() for tensor in found], [tensor.storage_offset() for tensor in found]))
