@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -70,6 +71,14 @@ class Workspace:
         """Delete every output, the store, scratch and DVC's cache."""
         for name in ("data", "artifacts", "results", "reports", ".pirepro", ".dvc/cache", ".dvc/tmp"):
             shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def forget_computed(self) -> None:
+        """Delete every output but fetched data, and what the store holds of it."""
+        for name in ("artifacts", "results", "reports"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        for manifest in (self.root / ".pirepro/store").glob("*/manifest.json"):
+            if json.loads(manifest.read_text())["payload"]["kind"] != "fetch":
+                shutil.rmtree(manifest.parent)
 
     def edit(self, spec: str, old: str, new: str) -> None:
         """Change a spec's text."""
