@@ -16,6 +16,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # The decorated help loads Markdown, a highlighter and a traceback printer: more than half of the start.
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
     help="Rebuild, check and vary the Perceptual-Initialization experiment, bit for bit.",
 )
 
