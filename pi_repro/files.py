@@ -50,8 +50,14 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file that is either absent (or as it was) or whole, also after a power cut."""
+def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file that is either absent (or as it was) or whole, also after a power cut.
+
+    Args:
+        path: where; missing folders are made.
+        content: all of it.
+        mode: the file's permissions, whatever those of an earlier one were.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -59,7 +65,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

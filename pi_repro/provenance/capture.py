@@ -8,6 +8,7 @@ threads. Reading it costs a fraction of a second and imports no torch.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -28,6 +29,8 @@ from .git import output
 #: Environment variable -> what it carries from the launcher to the worker.
 COMMAND: Final = "PIREPRO_COMMAND"  # what a person typed
 IMAGE: Final = "PIREPRO_IMAGE_DIGEST"  # of the container, where there is one
+DEV: Final = "PIREPRO_DEV"  # "1": a person let a changed checkout run
+GIT: Final = "PIREPRO_GIT"  # `git_state` at the submission, for containers, which hold no git
 
 #: What computes; every other package is told only where it is not the locked one.
 _PACKAGES: Final = (
@@ -66,6 +69,7 @@ def record(
     git: Mapping[str, Any] | None = None,
     processes: int = 1,
     device: str = "cpu",
+    attempts: int = 1,
 ) -> dict[str, Any]:
     """The provenance of a stage that just ended.
 
@@ -77,6 +81,7 @@ def record(
         git: `git_state` as it was when the code was imported; None reads it now.
         processes: how many computed it together.
         device: "cpu" or "cuda"; with the latter each process has a GPU of its own.
+        attempts: how often it began, the last time included.
 
     Returns:
         JSON content. wall_s and device_hours are those of the attempt that published, in seconds and
@@ -92,8 +97,10 @@ def record(
         "git": dict(git) if git is not None else git_state(workspace),
         "lock": sha256_file(workspace / LOCK),
         "image": os.environ.get(IMAGE),
+        "dev": os.environ.get(DEV) == "1",
         "begun": _utc(begun),
         "ended": _utc(now),
+        "attempts": attempts,
         "wall_s": round(now - begun, 1),
         "device_hours": round((now - begun) * processes / 3600, 4),
         "devices": {"kind": "gpu" if device == "cuda" else "cpu process", "count": processes},
@@ -130,9 +137,12 @@ def git_state(workspace: Path) -> dict[str, Any]:
 
     Returns:
         {"commit", "dirty"}, and "diff" when dirty: sha256 of `git diff HEAD` over the package and the
-        lock, and of the content of modules that git does not know yet. commit is None without git.
+        lock, and of the content of modules that git does not know yet. Without git, what the launcher
+        knew; commit is None where that is nothing.
     """
     commit = _git(workspace, "rev-parse", "HEAD").decode().strip()
+    if not commit and GIT in os.environ:
+        return dict(json.loads(os.environ[GIT]))
     changed = _git(workspace, "status", "--porcelain", "-z", "--", *_CODE)
     state: dict[str, Any] = {"commit": commit or None, "dirty": bool(changed)}
     if changed:

@@ -44,6 +44,22 @@ def environment(base: Mapping[str, str], mode: str, processes: int) -> dict[str,
     return {**free, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
+def threads_of_step(mode: str, base: Mapping[str, str]) -> dict[str, str]:
+    """Variables of a process that SLURM started, which only its own host can tell.
+
+    Args:
+        mode: "fast", or anything else for exact.
+        base: its environment, made on another host.
+
+    Returns:
+        Thread counts of mode fast: the cores that SLURM gave the process; nothing for exact, or without SLURM.
+    """
+    if mode != "fast" or base.get("PIREPRO_JOB_LAUNCHER") != "slurm":
+        return {}
+    threads = base.get("SLURM_CPUS_PER_TASK") or str(cores())
+    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+
 def hide_strangers() -> None:
     """Keep this process to requirements.lock: what a development environment holds besides is not importable.
 

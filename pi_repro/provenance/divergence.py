@@ -29,7 +29,8 @@ ENDED: Final = "one of the two ledgers ends before it"
 
 #: Fields of a provenance that tell two executions apart and can alter no bit.
 CIRCUMSTANCES: Final = frozenset(
-    {"argv", "begun", "command", "device_hours", "ended", "fingerprint", "outputs", "slurm", "stage", "wall_s"}
+    {"argv", "attempts", "begun", "command", "dev", "device_hours", "ended", "fingerprint", "outputs", "slurm"}
+    | {"stage", "wall_s"}
 )
 _ABSENT: Final = "(absent)"
 #: Hex digits of one tensor's checksum in a ledger line.

@@ -18,8 +18,8 @@ class Source(Frozen):
     """One thing to be fetched."""
 
     name: Name
-    kind: Literal["npm", "pypi", "http", "hub", "wds", "registry"]
-    locator: str = Field(description="package name, URL or hub repository")
+    kind: Literal["npm", "pypi", "http", "hub", "wds", "objects", "registry", "generated"]
+    locator: str = Field(description="package name, URL, hub repository or bucket URL")
     revision: str = Field(description="exact version, commit, or 'recorded at first fetch'")
     digest: str = Field(
         pattern=r"^(sha(256|512)(:[0-9a-f]{64,128}|-[A-Za-z0-9+/=]{40,100})|recorded at first fetch)$",
@@ -41,7 +41,7 @@ class SuiteSet(Frozen):
     family: str
     source: Name | None = Field(default=None, description="name of the source it is fetched from")
     classes: Count | None = Field(description="null for retrieval")
-    n: Count = Field(description="test images")
+    n: Count | None = Field(description="test images; null where nothing that was read says: then found at fetch")
     metric: str = Field(description="the headline metric: acc1, mean_per_class_recall, ...")
     grade: Literal["P", "C", "D", "R", "S", "own"] = Field(description="evidence, as in FACTS; own: ours")
     disjoint: bool = Field(default=True, description="counts in the win count: shares no item with another")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,27 @@ from pydantic import ValidationError
 
 from pi_repro.errors import RequestError
 
-from . import plugins, yamlfile
+from . import claims, extending, plugins, yamlfile
+from . import probes as probing
 from .architecture import architecture
 from .base import Frozen
 from .card import Card
+from .claims import Claims
 from .experiment import Experiment
-from .training import Align, Plugin, Pretrain
+from .grids import merged as merged
+from .grids import placed
+from .training import Align, Joint, Plugin, Pretrain
 from .validation import combined, nearest, validate
 from .yamlfile import Location, YamlFile
 
 TRAINING_STAGES: dict[str, type[Align] | type[Pretrain]] = {
     "initialize": Align,
     "pretrain": Pretrain,
+    "joint": Joint,
     "finetune": Align,
 }
+#: group of parts -> the field of a training stage that names one.
+_PARTS = {"objectives": "objective", "adapters": "adapter", "labels": "labels"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,9 @@ class Loaded:
         cards: name -> card, for every dataset and suite the experiment names.
         model: the spec's model with its architecture.
         arms: arm -> stage -> settings with the arm's overrides applied.
+        bases: files that the spec extends, the nearest first.
+        claims: those that its report is asked to judge.
+        given: role -> name and sha256 of each file beside the spec that its probes read.
     """
 
     path: Path
@@ -45,6 +55,9 @@ class Loaded:
     cards: Mapping[str, Card]
     model: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Align | Pretrain]]
+    bases: tuple[Path, ...] = ()
+    claims: Claims | None = None
+    given: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def on_processes(self, number: int) -> Loaded:
         """The same experiment on another number of processes (or GPUs) a job.
@@ -67,7 +80,8 @@ def load(path: Path) -> Loaded:
     Raises:
         RequestError: with every error found, each with file, line, field, given and allowed.
     """
-    file = yamlfile.load(path)
+    file, bases = extending.load(path)
+    file = placed(file)
     experiment = validate(Experiment, file)
     science = experiment.science
     errors: list[RequestError] = []
@@ -88,6 +102,9 @@ def load(path: Path) -> Loaded:
         except RequestError as error:
             errors.append(error)
     errors += _plugin_errors(file, arms)
+    errors += _name_errors(
+        file, "initializations", science.model.initialization, ("science", "model", "initialization")
+    )
     model: dict[str, Any] = {}
     try:
         where = file.where(("science", "model", "name"))
@@ -95,9 +112,22 @@ def load(path: Path) -> Loaded:
         model = science.model.model_dump(mode="json") | {"architecture": shape}
     except RequestError as error:
         errors.append(error)
+    asked = science.report.claims if science.report else None
+    listed: Claims | None = None
+    if asked is not None:
+        try:
+            listed = claims.beside(path, asked, file.where(("science", "report", "claims")))
+        except RequestError as error:
+            errors.append(error)
+    errors += _probe_errors(file, experiment, cards)
+    given: dict[str, dict[str, str]] = {}
+    try:
+        given = probing.given(science.probes, path.parent)
+    except RequestError as error:
+        errors.append(_placed(error, file.where(("science", "probes", "rsa"))))
     if errors:
         raise combined(errors)
-    return Loaded(path=path, experiment=experiment, cards=cards, model=model, arms=arms)
+    return Loaded(path, experiment, cards, model, arms, bases, listed, given)
 
 
 def load_card(path: Path) -> Card:
@@ -118,28 +148,10 @@ def load_card(path: Path) -> Card:
     return card
 
 
-def merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """`override` laid over `base`; mappings are merged, anything else is replaced."""
-    result = dict(base)
-    for key, value in override.items():
-        old = result.get(key)
-        whole = "name" in value if isinstance(value, Mapping) else True
-        if (
-            isinstance(value, Mapping)
-            and isinstance(old, Mapping)
-            and not (whole and value.get("name") != old.get("name"))
-        ):
-            result[key] = merged(old, value)
-        else:
-            result[key] = value
-    return result
-
-
 def _resolved(file: YamlFile, experiment: Experiment, arm: str, stage: str) -> Align | Pretrain:
     override = experiment.science.arms[arm].override.get(stage, {})  # type: ignore[call-overload]
-    base = getattr(experiment.science, stage)
     prefix: Location = ("science", "arms", arm, "override", stage)
-    return validate(TRAINING_STAGES[stage], file, merged(base.model_dump(mode="json"), override), prefix)
+    return validate(TRAINING_STAGES[stage], file, merged(experiment.science.base(stage), override), prefix)
 
 
 def _datasets(
@@ -149,10 +161,15 @@ def _datasets(
     rows: list[tuple[str, str, Location]] = []
     for arm, stages in arms.items():
         for stage, settings in stages.items():
-            own: Location = ("science", "arms", arm, "override", stage, "data")
-            base: Location = ("science", stage, "data")
-            changed = "data" in experiment.science.arms[arm].override.get(stage, {})  # type: ignore[call-overload]
-            rows.append((settings.data, "pairs" if stage == "pretrain" else "triplets", own if changed else base))
+            override = experiment.science.arms[arm].override.get(stage, {})  # type: ignore[call-overload]
+            own: Location = ("science", "arms", arm, "override", stage)
+            base: Location = ("science", "pretrain" if stage == "joint" else stage)
+            kind = "pairs" if isinstance(settings, Pretrain) else "triplets"
+            rows.append((settings.data, kind, (*(own if "data" in override else base), "data")))
+            if isinstance(settings, Joint):
+                changed = "data" in override.get("auxiliary", {})
+                place: Location = (*own, "auxiliary", "data") if changed else ("science", "auxiliary", "data")
+                rows.append((settings.auxiliary.data, "triplets", place))
     evaluate = experiment.science.evaluate
     rows.append((evaluate.suite, "suite", ("science", "evaluate", "suite")))
     rows += [
@@ -187,32 +204,49 @@ def _plugin_errors(file: YamlFile, arms: Mapping[str, Mapping[str, Align | Pretr
     errors = []
     for arm, stages in arms.items():
         for stage, settings in stages.items():
-            if not isinstance(settings, Align):
-                continue
-            for group, field in (("objectives", "objective"), ("adapters", "adapter")):
-                plugin: Plugin = getattr(settings, field)
-                own: Location = ("science", "arms", arm, "override", stage, field)
-                location = own if own in file.lines else ("science", stage, field)
-                errors += _options_errors(file, group, plugin, location)
+            own: Location = ("science", "arms", arm, "override", stage)
+            base: Location = ("science", "pretrain" if stage == "joint" else stage)
+            holders: list[tuple[object, Location, Location]] = [(settings, own, base)]
+            if isinstance(settings, Joint):
+                holders.append((settings.auxiliary, (*own, "auxiliary"), ("science", "auxiliary")))
+            for holder, here, there in holders:
+                for group, part in _PARTS.items():
+                    plugin: Plugin | None = getattr(holder, part, None)
+                    if plugin is not None:
+                        place = (*here, part) if (*here, part) in file.lines else (*there, part)
+                        errors += _options_errors(file, group, plugin, place)
+            named = (*own, "optimizer", "name")
+            place = named if named in file.lines else (*base, "optimizer", "name")
+            errors += _name_errors(file, "optimizers", settings.optimizer.name, place)
     return errors
 
 
-def _options_errors(file: YamlFile, group: str, plugin: Plugin, location: Location) -> list[RequestError]:
-    names = plugins.BUILT_IN[group]
-    if plugin.name not in names:
-        if plugin.name in plugins.offered(group):
-            return []
-        return [
-            RequestError(
-                f"no such {group[:-1]}",
-                where=file.where((*location, "name")),
-                given=plugin.name,
-                **plugins.known(group, plugin.name),
-            )
-        ]
-    model = names[plugin.name]
-    if model is None:
+def _probe_errors(file: YamlFile, experiment: Experiment, cards: Mapping[str, Card]) -> list[RequestError]:
+    """Sets that probes ask for and the suite does not have."""
+    science = experiment.science
+    suite = cards.get(science.evaluate.suite)
+    if science.probes is None or suite is None:
         return []
+    where: Location = ("science", "probes")
+    return [_placed(error, file.where((*where, *place))) for place, error in probing.set_errors(science.probes, suite)]
+
+
+def _placed(error: RequestError, where: str) -> RequestError:
+    return RequestError(error.problem, where=where, given=error.given, allowed=error.allowed, todo=error.todo)
+
+
+def _name_errors(file: YamlFile, group: str, name: str, location: Location) -> list[RequestError]:
+    """An unknown name of a part."""
+    if name in plugins.BUILT_IN[group] or name in plugins.offered(group):
+        return []
+    problem = f"no such {plugins.member(group)}"
+    return [RequestError(problem, where=file.where(location), given=name, **plugins.known(group, name))]
+
+
+def _options_errors(file: YamlFile, group: str, plugin: Plugin, location: Location) -> list[RequestError]:
+    model = plugins.BUILT_IN[group].get(plugin.name)
+    if model is None:
+        return _name_errors(file, group, plugin.name, (*location, "name"))
     options = plugin.model_dump(mode="json")["options"]
     try:
         checked: Frozen = validate(model, file, options, (*location, "options"))

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pi_repro.errors import RequestError, StateError
 
-from .base import Frozen, Positive
+from .base import Count, Fraction, Frozen, Positive
 from .validation import nearest
 
 
@@ -24,6 +24,17 @@ class TripletHinge(Frozen):
 
     margin: Positive = Field(description="0.05 in the lineage and in DreamSim")
     distance: Literal["cosine"]
+
+
+class SelfSupervised(Frozen):
+    """NT-Xent over label-free views (Chen et al. 2020; with several positives as Khosla et al. 2020, eq. 2).
+
+    The reference and its two variants are three views of one sample, each by its own draw of the augmentation;
+    nobody's vote is read. The negatives are the views of the other samples of the same micro-batch, which is
+    science: its size decides what the loss is.
+    """
+
+    temperature: Positive = Field(description="0.1 in SimCLR's ablations at small batches, 0.5 in its CIFAR-10 runs")
 
 
 class FullAdapter(Frozen):
@@ -38,21 +49,80 @@ class PatternAdapter(Frozen):
     )
 
 
-#: group -> name -> model of its options (None: the fetcher reads the card's settings itself).
+class LoraAdapter(Frozen):
+    """Low-rank updates of matrices of the image tower's blocks (Hu et al. 2021); all else rests.
+
+    A matrix W becomes W + (alpha / rank) B A, with A drawn and B zero at first. Query, key and value are three
+    matrices, each with its own pair. What is published is the merged W: a plain open_clip state dict.
+    """
+
+    rank: Count
+    alpha: Positive = Field(description="the update's scale is alpha / rank")
+    targets: Annotated[tuple[Literal["qkv", "out", "mlp"], ...], Field(min_length=1)] = Field(
+        description="qkv: query, key and value; out: attention's output; mlp: both of its matrices"
+    )
+
+
+class ShuffledLabels(Frozen):
+    """The training split's labels, permuted among its triplets: as many of each, agreement at chance."""
+
+
+class FlippedLabels(Frozen):
+    """Exactly a share of the training split's labels is turned; a smaller share is part of a larger one."""
+
+    share: Fraction
+
+
+class PixelLabels(Frozen):
+    """The side with the smaller squared error of pixels is called closer, after `resize`; a tie means left.
+
+    No human: labels mined from the images alone.
+    """
+
+
+class ConceptLabels(Frozen):
+    """Class labels and no judgement: beside each reference stand the references of two other triplets of the split.
+
+    One is of the reference's class and called closer, one is of another class; which side is whose is drawn. So the
+    steps and the references are those of the votes, and what is learned is what a class is.
+    """
+
+    field: str = Field(min_length=1, description="of each sample's json, whose value is its class: prompt in NIGHTS")
+
+
+#: group -> name -> model of its options. None: it has none, or (a fetcher) reads the card's settings itself.
 BUILT_IN: dict[str, dict[str, type[Frozen] | None]] = {
-    "objectives": {"triplet_hinge": TripletHinge},
-    "adapters": {"full": FullAdapter, "pattern": PatternAdapter},
+    "objectives": {"triplet_hinge": TripletHinge, "self_supervised": SelfSupervised},
+    "adapters": {"full": FullAdapter, "pattern": PatternAdapter, "lora": LoraAdapter},
+    "labels": {
+        "shuffled": ShuffledLabels,
+        "flipped": FlippedLabels,
+        "pixels": PixelLabels,
+        "concepts": ConceptLabels,
+    },
+    "optimizers": dict.fromkeys(("adamw", "adam")),
+    "initializations": dict.fromkeys(("open_clip", "lineage")),
     "fetchers": dict.fromkeys(
-        ("demo_pairs", "demo_suite", "demo_triplets", "demo_concepts", "nights", "yfcc15m", "zeroshot")
+        (
+            *("demo_pairs", "demo_suite", "demo_triplets", "demo_concepts", "fractal_triplets"),
+            *("nights", "yfcc15m", "yfcc15m_openai", "zeroshot"),
+        )
     ),
     "models": {},
 }
+#: What one member of a group is called in messages.
+MEMBER = {"labels": "label source"}
 
 
 @cache
 def offered(group: str) -> tuple[str, ...]:
-    """Names of the installed plugins of a group ("objectives", "adapters", "fetchers", "models")."""
+    """Names of the installed plugins of a group, one of BUILT_IN."""
     return tuple(sorted({point.name for point in entry_points(group=f"pi_repro.{group}")}))
+
+
+def member(group: str) -> str:
+    """What one member of a group is called in messages: "objective", "label source"."""
+    return MEMBER.get(group, group[:-1])
 
 
 def load(group: str, name: str) -> Any:
@@ -67,7 +137,7 @@ def load(group: str, name: str) -> Any:
                 return point.load()
             except ImportError as error:
                 raise StateError(f"the plugin {name!r} cannot be imported: {error}", where=point.value) from None
-    raise RequestError(f"no {group[:-1]} named {name!r} is installed", **known(group, name))
+    raise RequestError(f"no {member(group)} named {name!r} is installed", **known(group, name))
 
 
 def providers(*parts: tuple[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from pi_repro.errors import RequestError
 
+from .base import Frozen
 from .yamlfile import Location, YamlFile
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -99,7 +100,7 @@ def _short(value: Any) -> str:
 def field_names(model: type[BaseModel], location: Location) -> list[str]:
     """Names allowed at a location inside a model."""
     found = _model_at(model, location)
-    return list(found.model_fields) if found else []
+    return [*found.model_fields, *found.shorthand] if found and issubclass(found, Frozen) else []
 
 
 def _description(model: type[BaseModel], location: Location) -> str | None:

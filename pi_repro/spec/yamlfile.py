@@ -6,7 +6,8 @@ PyYAML reads `5e-4` as a string and `on` as true; a spec that means a number or 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,13 @@ class YamlFile:
         path: the file.
         data: plain dicts, lists and scalars.
         lines: location -> 1-based line of the value (of the key, for a mapping's entry).
+        elsewhere: location -> the file whose line that is, where it is not this one (see `extending`).
     """
 
     path: Path
     data: Any
     lines: dict[Location, int]
+    elsewhere: Mapping[Location, Path] = field(default_factory=dict)
 
     def line(self, location: Location) -> int:
         """The line of a location, or of its nearest ancestor that exists."""
@@ -81,8 +84,11 @@ class YamlFile:
 
     def where(self, location: Location) -> str:
         """file:line, field: as people and editors read it."""
-        field = ".".join(str(part) for part in location)
-        return f"{self.path}:{self.line(location)}" + (f", {field}" if field else "")
+        name = ".".join(str(part) for part in location)
+        known = location
+        while known and known not in self.lines:
+            known = known[:-1]
+        return f"{self.elsewhere.get(known, self.path)}:{self.line(location)}" + (f", {name}" if name else "")
 
 
 def load(path: Path) -> YamlFile:
@@ -102,6 +108,9 @@ def load(path: Path) -> YamlFile:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or "nested too deeply"
+        if isinstance(error, yaml.reader.ReaderError):
+            where = f"{path}:{text.count(chr(10), 0, error.position) + 1}"
+            problem = f"control character {text[error.position]!r}"
         raise RequestError(f"no valid YAML: {problem}", where=where, todo="mend the line or the one before") from None
     if node is None:
         raise RequestError("file is empty", where=str(path), todo="see specs/demo.yaml for an example")

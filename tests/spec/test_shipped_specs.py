@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from pi_repro.plan.cost import estimate
+from pi_repro.spec import extending
 from pi_repro.spec.card import AT_FIRST_FETCH, Card
 from pi_repro.spec.experiment import Experiment
 from pi_repro.spec.loading import load, load_card
 
 SPECS = Path(__file__).parents[2] / "specs"
-EXPERIMENTS = sorted(path for path in SPECS.glob("*.yaml") if path.name != "enabled.yaml")
+EXPERIMENTS = sorted(path for path in SPECS.glob("*.yaml") if path.name not in ("enabled.yaml", "claims.yaml"))
 CARDS = sorted((SPECS / "data").glob("*.yaml"))
 
 # clip_benchmark's name, classes, test images, family
@@ -95,6 +97,8 @@ def test_every_card_is_valid(path: Path) -> None:
 def test_plain_yaml_readers_see_the_same(path: Path) -> None:
     """5e-4 is text to YAML 1.1; a spec writes 5.0e-4, so every reader agrees."""
     data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "extends" in data:
+        data = extending.laid_over(yaml.safe_load((SPECS / data["extends"]).read_text(encoding="utf-8")), data)
     model = Card if path in CARDS else Experiment
     ours: Any = load_card(path) if path in CARDS else load(path).experiment
     assert model.model_validate(data) == ours
@@ -248,3 +252,45 @@ def test_the_clean_recipe(paper: Experiment) -> None:
     assert science.model.logit_scale_max == 100
     assert science.evaluate.recall_k == (1, 5, 10)
     assert all("override" not in arm.model_fields_set for arm in science.arms.values())
+
+
+@pytest.mark.parametrize("name", ["controls", "demo-controls", "demo-tiny-controls"])
+def test_compute_matched_arms_make_as_many_updates_as_pi(name: str) -> None:
+    loaded = load(SPECS / f"{name}.yaml")
+    costs = estimate(loaded.experiment, loaded.cards, loaded.model["architecture"]).stages
+    seed = loaded.experiment.science.seeds[0]
+
+    def updates(arm: str) -> dict[str, int]:
+        found = {}
+        for stage, settings in loaded.arms[arm].items():
+            samples = next(
+                cost.samples for cost in costs if cost.name.endswith(f"-{arm}-s{seed}") and cost.kind == stage
+            )
+            found[stage] = samples // (settings.batch * getattr(settings, "accumulation", 1))
+        return found
+
+    pi, random = updates("pi"), updates("random")
+    assert pi["pretrain"] == random["pretrain"]
+    assert updates("longer") == {"pretrain": sum(pi.values())}
+    # demo-concepts is larger than demo-triplets.
+    for arm in ("shuffled", "pixels", "blind", "fractals", *(["concept"] if name != "demo-controls" else [])):
+        assert updates(arm) == pi, arm
+
+
+def test_the_lineage_differs_in_its_quirks_and_in_nothing_else(paper: Experiment) -> None:
+    lineage = load(SPECS / "pi_vs_random_lineage.yaml").experiment.science
+    model = {"initialization": "lineage", "text_pooling": "mean", "logit_scale_init": lineage.model.logit_scale_init}
+    assert lineage.model == paper.science.model.model_copy(update=model)
+    assert math.exp(lineage.model.logit_scale_init) == pytest.approx(100)
+    pretrain = paper.science.pretrain
+    assert lineage.pretrain == pretrain.model_copy(
+        update={
+            "batch": 1024 * 6,
+            "accumulation": 6,
+            "micro_batch": 768,
+            "schedule": pretrain.schedule.model_copy(update={"horizon": "micro_batches"}),
+            "publish_states": lineage.pretrain.publish_states,
+        }
+    )
+    assert (lineage.initialize, lineage.finetune) == (paper.science.initialize, paper.science.finetune)
+    assert (lineage.arms, lineage.seeds) == (paper.science.arms, paper.science.seeds)
