@@ -171,6 +171,9 @@ def test_an_unknown_digest_is_recorded_and_then_holds(registry: Registry, tmp_pa
     first.path.write_bytes(b"other")
     assert obtain(source, tmp_path) == first
     assert len(registry.downloads) == 2
+    first.path.with_name(first.path.name + ".sha256").write_bytes(b"")  # as a power cut leaves it
+    assert obtain(source, tmp_path) == first
+    assert len(registry.downloads) == 3
 
 
 def test_nothing_is_written_to_the_home_folder(
@@ -295,11 +298,12 @@ HOSTILE = {
     "symbolic link": [member("package/a", 0, tarfile.SYMTYPE, "/etc/passwd")],
     "hard link": [member("package/a"), member("package/b", 0, tarfile.LNKTYPE, "package/a")],
     "device": [member("package/a", 0, tarfile.CHRTYPE)],
+    "sparse file": [member("package/a", 0, tarfile.GNUTYPE_SPARSE)],
     "fifo": [member("package/a", 0, tarfile.FIFOTYPE)],
     "same name twice": [member("package/a"), member("package/a")],
     "same name spelled twice": [member("package/a"), member("package/./a")],
     "large member": [member("package/a", 2000)],
-    "large sum": [member(f"package/{number}", 900) for number in range(9)],
+    "large sum": [member(f"package/{number}", 900) for number in range(40)],
     "many members": [member(f"package/{number}", 0) for number in range(60)],
 }
 
@@ -309,7 +313,7 @@ def test_a_hostile_tarball_is_refused(tmp_path: Path, members: list[tarfile.TarI
     path = tmp_path / "hostile.tgz"
     path.write_bytes(tar_with(*members))
     with pytest.raises(StateError, match=r"hostile\.tgz"):
-        read_members(path, lambda _: True, Limits(member=1000, total=8_000, members=50))
+        read_members(path, lambda _: True, Limits(member=1000, total=50_000, members=50))
     assert list(tmp_path.iterdir()) == [path]
 
 

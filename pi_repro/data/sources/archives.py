@@ -48,7 +48,7 @@ class _Bounded:
         return content
 
 
-def _checked_name(name: str, where: str) -> str:
+def checked_name(name: str, where: str) -> str:
     """A member's name without "." parts and doubled or closing slashes; refused when it leaves the archive."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     bad = name.startswith("/") or not parts or ".." in parts or "\\" in name or ":" in parts[0]
@@ -67,11 +67,13 @@ def _from_tar(path: Path, limits: Limits, wanted: Wanted) -> Iterator[tuple[str,
         bounded = _Bounded(unpacked, limits.total, str(path))  # type: ignore[arg-type]
         with tarfile.open(fileobj=bounded, mode="r|") as tar:  # type: ignore[call-overload]
             for member in tar:
-                name = _checked_name(member.name, str(path))
+                name = checked_name(member.name, str(path))
                 if member.isdir():
                     continue
-                if not member.isreg():
-                    raise StateError("archive is refused: it holds a link or device", where=str(path), given=name)
+                if not member.isreg() or member.issparse():  # a sparse one is far larger than its bytes in the archive
+                    raise StateError(
+                        "archive is refused: it holds a link, device or sparse file", where=str(path), given=name
+                    )
                 if member.size > limits.member:
                     raise StateError("archive is refused: a member is too large", where=str(path), given=name)
                 # npm packs everything below one folder, usually called package/, and ignores its name
@@ -88,7 +90,7 @@ def _from_zip(path: Path, limits: Limits, wanted: Wanted) -> Iterator[tuple[str,
     total = 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            name = _checked_name(info.filename, str(path))
+            name = checked_name(info.filename, str(path))
             if info.is_dir():
                 continue
             mode = info.external_attr >> 16

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pi_repro.errors import Interrupted, RequestError, StateError
-from pi_repro.files import sha256_file, sync_folder
+from pi_repro.files import sha256_file, sync_folder, write_atomic
 from pi_repro.spec.card import AT_FIRST_FETCH, Source
 
 from . import npm, pypi
@@ -157,7 +157,7 @@ def obtain(
     folder.mkdir(parents=True, exist_ok=True)
     ready = _in_cache(target, pin, log)
     if ready is None:
-        with _locked(folder / f".{target.name}.lock", should_stop) as alone:
+        with locked(folder / f".{target.name}.lock", should_stop) as alone:
             if alone:  # whatever lies here then is the rest of a process that was killed
                 for stale in folder.glob(f".{target.name}.part-*"):
                     shutil.rmtree(stale, ignore_errors=True)
@@ -176,7 +176,7 @@ def _in_cache(target: Path, pin: Pin | None, log: logging.Logger) -> str | None:
     if pin is not None and pin.of(target) == pin.hexdigest:
         return sha256
     recorded = target.with_name(target.name + ".sha256")
-    if pin is None and recorded.is_file() and recorded.read_text().split()[0] == sha256:
+    if pin is None and recorded.is_file() and recorded.read_text().strip() == sha256:
         return sha256
     log.warning("%s in the download cache is damaged; it is fetched again", target.name)
     return None
@@ -236,7 +236,7 @@ def _keep(arrived: Path, target: Path, pin: Pin | None) -> str:
     with arrived.open("rb") as file:
         os.fsync(file.fileno())
     if pin is None:
-        target.with_name(target.name + ".sha256").write_text(f"{sha256}\n")
+        write_atomic(target.with_name(target.name + ".sha256"), f"{sha256}\n".encode())
     os.replace(arrived, target)
     sync_folder(target.parent)
     return sha256
@@ -249,8 +249,8 @@ def _sleep(seconds: float, should_stop: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, should_stop: Callable[[], bool]) -> Iterator[bool]:
-    """One downloader a package; false where the file system has no locks.
+def locked(path: Path, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    """One process at a time; false where the file system has no locks.
 
     The kernel drops the lock of a process that dies, so none is ever stale.
     """
