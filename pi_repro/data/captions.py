@@ -24,6 +24,8 @@ _PLAIN = re.compile(r"[ -%'-~]*")
 
 def fast(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer, or a faster one with the same results where it is CLIP's own lower-case one."""
+    if type(tokenizer) is Padded:
+        return Padded(fast(tokenizer.inner), tokenizer.pad)
     if type(tokenizer) is not SimpleTokenizer:
         return tokenizer
     clip: Any = tokenizer
@@ -60,3 +62,21 @@ class _Words:
                     self._words[word] = found
             tokens += found
         return tokens
+
+
+class Padded:
+    """A tokenizer whose rows are filled with another number than 0 behind the end of text.
+
+    Args:
+        inner: the tokenizer, whose end-of-text id is the largest of a row.
+        pad: the number.
+    """
+
+    def __init__(self, inner: Tokenizer, pad: int) -> None:
+        self.inner, self.pad = inner, pad
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        """int64 [texts, context length]."""
+        rows = self.inner(texts)
+        behind = torch.arange(rows.shape[1]) > rows.argmax(dim=1, keepdim=True)
+        return rows.masked_fill(behind, self.pad)

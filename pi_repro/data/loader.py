@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pi_repro.data import captions, transforms
+from pi_repro.data.draws import swapped
 from pi_repro.data.order import Order
 from pi_repro.data.randomness import generator
 from pi_repro.data.shards import Shards
@@ -110,6 +111,8 @@ class PairSource:
         image_size: S in pixels.
         tokenizer: captions to int64 [captions, L], such as open_clip's.
         seed: of the augmentation.
+        caption_noise: share of the pairs that show another's caption (`spec.training.Pretrain`); such a caption
+            is read wherever it stands, so the reads of a large set are no longer near-sequential.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class PairSource:
         image_size: int,
         tokenizer: Callable[[list[str]], torch.Tensor],
         seed: int,
+        caption_noise: float = 0.0,
     ) -> None:
         if not {"image", "text"} <= set(shards.members):
             raise RequestError(
@@ -129,6 +133,7 @@ class PairSource:
         self._images = _Images(shards, augmentation, image_size, seed)
         self._tokenizer = captions.fast(tokenizer)
         self._tokens: dict[bytes, np.ndarray] = {}
+        self.captions = swapped(shards.count, caption_noise, "captions", seed) if caption_noise else None
 
     def order(self, block: int) -> Order:
         """The shuffled order of all pairs, `block` shards at a time."""
@@ -154,6 +159,8 @@ class PairSource:
         return {name: tensor[0] for name, tensor in self.batch([sample]).items()}
 
     def _text(self, rows: list[int]) -> torch.Tensor:
+        if self.captions is not None:
+            rows = self.captions[rows].tolist()
         texts = [self.shards.read("text", row) for row in rows]
         new = {text: row for text, row in zip(texts, rows, strict=True) if text not in self._tokens}
         found = dict(zip(new, self._tokenize(new), strict=True))
@@ -182,27 +189,58 @@ class TripletSource:
         split: "train", "val" or "test".
         augmentation: the training transform.
         image_size: S in pixels.
-        seed: of the augmentation.
+        seed: of the augmentation and of the draw of a fraction.
+        fraction: share of the split that is drawn (`spec.training.Align`).
     """
 
-    def __init__(self, shards: Shards, split: str, augmentation: Augmentation, image_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        split: str,
+        augmentation: Augmentation,
+        image_size: int,
+        seed: int,
+        fraction: float = 1.0,
+    ) -> None:
         self.triplets = TripletSet(shards)
         self.split = split
         self.seed = seed
-        self.rows = self.triplets.rows(split)
+        self.rows = self.triplets.rows(split) if fraction == 1 else self.triplets.drawn(split, fraction, seed)
         self._images = _Images(shards, augmentation, image_size, seed)
+        self._labels: np.ndarray | None = None
+        self._sides: np.ndarray | None = None
 
     def order(self, block: int) -> Order:
-        """The shuffled order of the split, `block` shards at a time."""
-        return self.triplets.order(self.split, self.seed, block)
+        """The shuffled order of the rows, `block` shards at a time; an epoch is as long as that of the split."""
+        return self.triplets.order(self.split, self.seed, block, self.rows)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels that are given out, uint8, one for each of `rows`."""
+        return self.triplets.label(self.rows) if self._labels is None else self._labels[self.rows]
+
+    def relabel(self, labels: np.ndarray, sides: np.ndarray | None = None) -> None:
+        """Have other labels than the votes, one for each of `rows`; and other sides (`data.labels.Regrouped`)."""
+        count = self.triplets.shards.count
+        self._labels = self.triplets.label(np.arange(count)).copy()
+        self._labels[self.rows] = labels
+        if sides is not None:
+            self._sides = np.full((count, 2), -1, np.int64)
+            self._sides[self.rows] = sides
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """The triplets of a list of (epoch, row); rows of another split are refused."""
         rows = np.array([row for _, row in samples], dtype=np.int64)
         if (self.triplets.shards.column("split")[rows] != SPLITS[self.split]).any():
             raise ValueError(f"rows outside split {self.split}")
-        images = {name: self._images.stack(name, samples) for name in IMAGES}
-        return images | {"label": torch.from_numpy(self.triplets.label(rows))}
+        labels = self.triplets.label(rows) if self._labels is None else self._labels[rows]
+        return {name: self._stack(name, samples) for name in IMAGES} | {"label": torch.from_numpy(labels)}
+
+    def _stack(self, name: str, samples: Sequence[Sample]) -> torch.Tensor:
+        if self._sides is None or name == "ref":
+            return self._images.stack(name, samples)
+        side = self._sides[:, IMAGES.index(name) - 1]
+        return self._images.stack("ref", [(epoch, int(side[row])) for epoch, row in samples])
 
     def divide_caches(self, processes: int) -> None:
         """See `Source`."""

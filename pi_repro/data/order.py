@@ -102,6 +102,39 @@ class Order:
         return self._block[2]
 
 
+class Repeated(Order):
+    """A part of a dataset, gone through again and again, so that an epoch is as long as that of the whole.
+
+    Position p of epoch e is position (e x length + p) of the part's own epochs in a row; each of these is shuffled
+    as any epoch is, and every row comes up equally often, up to one. A row that comes up twice in an epoch is
+    augmented alike both times, for augmentation is keyed by epoch and row.
+
+    Args:
+        part: the order of the part.
+        length: samples of an epoch.
+    """
+
+    def __init__(self, part: Order, length: int) -> None:
+        if part.count < 1 or length < part.count:
+            raise ValueError(f"{part.count} rows, epochs of {length}")
+        self._part = part
+        self.count = length
+        self.seed, self.block = part.seed, part.block
+
+    def rows(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """See `Order.rows`."""
+        if not 0 <= start <= stop <= self.count or epoch < 0:
+            raise IndexError(f"epoch {epoch}, positions {start} to {stop} of {self.count}")
+        place, end = epoch * self.count + start, epoch * self.count + stop
+        parts = [np.empty(0, dtype=np.int64)]
+        while place < end:
+            number, begin = divmod(place, self._part.count)
+            here = min(self._part.count - begin, end - place)
+            parts.append(self._part.rows(number, begin, begin + here))
+            place += here
+        return np.concatenate(parts)
+
+
 def epoch_rows(counts: Sequence[int] | np.ndarray, seed: int, epoch: int, block: int) -> np.ndarray:
     """All rows of an epoch in order, int64 [sum of counts]."""
     order = Order(counts, seed, block)

@@ -23,10 +23,27 @@ def generator(*key: int | str) -> np.random.Generator:
     return np.random.Generator(_bits(key))
 
 
+def raw(n: int, *key: int | str) -> np.ndarray:
+    """Philox's raw stream by key, uint64 [n], which numpy keeps stable from release to release."""
+    return _bits(key).random_raw(n)
+
+
 def permutation(n: int, *key: int | str) -> np.ndarray:
     """A keyed permutation of 0..n-1, int64 [n].
 
     Only Philox's raw stream is used, which numpy keeps stable from release to release; its own
     `permutation` carries no such promise.
     """
-    return np.argsort(_bits(key).random_raw(n), kind="stable")
+    return np.argsort(raw(n, *key), kind="stable")
+
+
+def some(n: int, count: int, *key: int | str) -> np.ndarray:
+    """`count` different numbers of 0..n-1 in the order in which they were drawn, int64; all n where there are fewer."""
+    if count >= n:
+        return permutation(n, *key)
+    bits, found = _bits(key), np.empty(0, dtype=np.int64)
+    while len(found) < count:
+        more = (bits.random_raw(2 * count) % np.uint64(n)).astype(np.int64)
+        found = np.concatenate([found, more])
+        found = found[np.sort(np.unique(found, return_index=True)[1])]
+    return found[:count]

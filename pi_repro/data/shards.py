@@ -5,7 +5,8 @@ name when it differs; `verify` refuses a shard by name; a read that ends early n
 
 A dataset folder holds (see `pi_repro.data.shardwriter`, which writes it):
 
-    index.json           name, kind, layout, count, columns, members, shards, index_sha256
+    index.json           name, kind, layout, count, columns, members, shards, index_sha256, and home where
+                         the shards lie elsewhere below the data root than in <name>/ (two sets can share them)
     index.safetensors    one row a sample, in shard order: `shard` int32, `<member>.offset` int64,
                          `<member>.size` int32 (bytes), and integer columns such as `label`
     shards/00000.tar     webdataset tars ("test/0.tar" in a set of a suite)
@@ -40,7 +41,7 @@ _TAR_BLOCK = 512
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: its name, where it lies, its sha256, its size in bytes and its number of samples."""
+    """One tar: its name, where it lies, its sha256, its size in bytes, and how many of its samples the set has."""
 
     name: str
     path: Path
@@ -86,7 +87,7 @@ class Shards:
         Args:
             folder: the folder with index.json.
             data_root: the site's data root; shards that are not in the dataset's folder are
-                looked for in data_root/<name>/.
+                looked for in data_root/<home>/, by default data_root/<name>/.
 
         Raises:
             StateError: index missing or damaged, by name.
@@ -100,7 +101,7 @@ class Shards:
             beside = folder / "shards" if index["layout"] == "shards" else folder
             home = beside
             if data_root is not None and not (beside / index["shards"][0]["name"]).exists():
-                home = Path(data_root) / index["name"]
+                home = Path(data_root) / index.get("home", index["name"])
             shards = tuple(
                 Shard(s["name"], home / s["name"], s["sha256"], int(s["bytes"]), int(s["count"]))
                 for s in index["shards"]

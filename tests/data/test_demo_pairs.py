@@ -15,9 +15,10 @@ from PIL import Image
 from pi_repro.data.demo import pairs, render
 from pi_repro.data.demo.corpus import caption, open_corpus
 from pi_repro.data.demo.emoji import Concept, code_of, held_out, slug_of, stem_of
-from pi_repro.data.demo.settings import PairsSettings, read_settings
+from pi_repro.data.demo.settings import PairsSettings
 from pi_repro.data.demo.vendors import Drawing
 from pi_repro.data.jpeg import plain_frame
+from pi_repro.data.settings import read_settings
 from pi_repro.data.shards import Shards
 from pi_repro.errors import Interrupted, RequestError, StateError
 from pi_repro.files import path_digest, read_json

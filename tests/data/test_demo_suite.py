@@ -18,7 +18,8 @@ from PIL import Image
 from pi_repro.data.demo import pairs, suite
 from pi_repro.data.demo.corpus import open_corpus
 from pi_repro.data.demo.digits import read_digits
-from pi_repro.data.demo.settings import PairsSettings, SuiteSettings, read_settings
+from pi_repro.data.demo.settings import PairsSettings, SuiteSettings
+from pi_repro.data.settings import read_settings
 from pi_repro.data.shards import Shards
 from pi_repro.data.sources import Download
 from pi_repro.errors import RequestError, StateError

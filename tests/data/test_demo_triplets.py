@@ -23,6 +23,7 @@ from pi_repro.data.demo.cells import Cell, Judge, Thresholds, error, verdicts
 from pi_repro.data.demo.distortions import Pixels, distort
 from pi_repro.data.demo.levels import NUMBERS
 from pi_repro.data.demo.pairing import Side, Triplet, labelled, pair_up, sides_of
+from pi_repro.data.settings import read_settings
 from pi_repro.data.shards import Shards
 from pi_repro.data.sources import Download, downloads
 from pi_repro.data.triplets import SPLITS, TripletSet
@@ -353,7 +354,7 @@ def test_another_count_than_the_cards_is_refused(built: Built, stage: mini.MiniS
 
 
 def test_held_out_concepts_are_no_references(built: Built, stage: mini.MiniStage) -> None:
-    held = triplets.open_corpus(built.card, triplets.read_settings(triplets.DistortionSettings, built.card), stage).held
+    held = triplets.open_corpus(built.card, read_settings(triplets.DistortionSettings, built.card), stage).held
     told = [json.loads(built.shards.read("json", row))["reference"] for row in range(built.shards.count)]
     assert held and not {name.removeprefix("twemoji-") for name in told} & held
 
@@ -412,7 +413,7 @@ def test_concept_triplets_show_one_concept_twice(registry: Registry, stage: mini
     concepts.fetch(card, stage)
     shards = Shards.open(stage.out)
     shards.verify()
-    settings = concepts.read_settings(concepts.ConceptSettings, card)
+    settings = read_settings(concepts.ConceptSettings, card)
     corpus = concepts.open_corpus(card, settings, stage)
     stems = {concept.code: concept.stem for concept in corpus.concepts}
     seen: dict[str, set[str]] = {}
@@ -448,11 +449,11 @@ def test_concept_triplets_refuse_what_cannot_be(registry: Registry, stage: mini.
         concepts.fetch(concept_card(registry, 20, vendors=one), stage)
 
 
-@pytest.mark.parametrize("name", ["demo-triplets", "tiny-triplets", "demo-concepts"])
+@pytest.mark.parametrize("name", ["demo-triplets", "tiny-triplets", "demo-concepts", "tiny-concepts"])
 def test_shipped_cards_agree_with_the_pairs_about_what_is_held_out(name: str) -> None:
     card, pairs = load_card(CARDS / f"{name}.yaml"), load_card(CARDS / "demo-pairs.yaml")
     model = concepts.ConceptSettings if card.fetcher == "demo_concepts" else triplets.DistortionSettings
-    settings = triplets.read_settings(model, card)
+    settings = read_settings(model, card)
     assert settings.held_out.model_dump() == pairs.settings["held_out"]
     assert settings.renderer == pairs.settings["renderer"] and settings.size == pairs.settings["size"]
     pinned = {source.name: source for source in pairs.sources}

@@ -15,6 +15,7 @@ from itertools import permutations
 from pydantic import Field, model_validator
 
 from pi_repro.data.randomness import permutation
+from pi_repro.data.settings import read_settings
 from pi_repro.data.shardwriter import ShardWriter
 from pi_repro.data.sources import Stage
 from pi_repro.data.triplets import SPLITS
@@ -25,7 +26,7 @@ from pi_repro.spec.card import Card
 
 from .corpus import Corpus, open_corpus, rendered
 from .emoji import Concept, keyed
-from .settings import CorpusSettings, read_settings
+from .settings import CorpusSettings
 
 NOTICE = (
     "The label says which side shows the reference's concept, drawn by another vendor. It is true by construction; "

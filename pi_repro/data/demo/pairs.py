@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from pi_repro.data.settings import read_settings
 from pi_repro.data.shardwriter import ShardWriter
 from pi_repro.data.sources import Stage
 from pi_repro.errors import StateError
@@ -16,7 +17,7 @@ from pi_repro.spec.card import Card
 
 from .corpus import Corpus, caption, open_corpus, rendered
 from .emoji import Concept, keyed
-from .settings import PairsSettings, read_settings
+from .settings import PairsSettings
 
 
 def pair_list(corpus: Corpus, settings: PairsSettings) -> list[tuple[str, Concept]]:

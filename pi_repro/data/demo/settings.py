@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from pi_repro.errors import RequestError
 from pi_repro.spec.base import Count, Frozen, Name
-from pi_repro.spec.card import Card
 
 
 class HeldOut(Frozen):
@@ -92,25 +90,3 @@ def check_forms(forms: tuple[str, ...]) -> None:
         rest = form.replace("{name}", "").replace("{keywords}", "")
         if "{" in rest or "}" in rest or "{name}" not in form:
             raise ValueError(f"caption form {form!r} needs {{name}} and knows {{keywords}}, nothing else")
-
-
-Settings = TypeVar("Settings", bound=Frozen)
-
-
-def read_settings(model: type[Settings], card: Card) -> Settings:
-    """A card's settings, checked.
-
-    Raises:
-        RequestError: naming the card, the field and what was given.
-    """
-    try:
-        return model.model_validate(card.settings)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in ("settings", *first["loc"]))
-        raise RequestError(
-            first["msg"],
-            where=f"card {card.name}, {field}",
-            given=str(first["input"])[:200],
-            allowed=f"the fields of {model.__name__}" if first["type"] == "extra_forbidden" else None,
-        ) from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pi_repro.data.settings import read_settings
 from pi_repro.data.shardwriter import ShardWriter
 from pi_repro.data.sources import Stage
 from pi_repro.errors import RequestError, StateError
@@ -21,7 +22,7 @@ from pi_repro.spec.card import Card, SuiteSet
 from .corpus import Corpus, caption, open_corpus, rendered
 from .digits import read_digits
 from .emoji import Concept, keyed, slug_of
-from .settings import SetSettings, SuiteSettings, read_settings
+from .settings import SetSettings, SuiteSettings
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
+from pi_repro.data.settings import read_settings
 from pi_repro.data.shardwriter import ShardWriter
 from pi_repro.data.sources import Stage
 from pi_repro.data.triplets import SPLITS
@@ -39,7 +40,7 @@ from .kadid import PHOTOGRAPHS, Order, read_order
 from .levels import LEVELS
 from .pairing import Triplet, labelled, pair_up, sides_of
 from .render import encode
-from .settings import CorpusSettings, read_settings
+from .settings import CorpusSettings
 
 #: A pixel counts as coloured when its channels differ by this many grey levels.
 _COLOURED = 40

@@ -1,0 +1,1 @@
+"""Images that nobody drew or photographed: attractors of iterated function systems, rendered here, no downloads."""

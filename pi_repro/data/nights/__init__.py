@@ -1,0 +1,1 @@
+"""NIGHTS: human judgements of image triplets, from the published archives to shards."""
