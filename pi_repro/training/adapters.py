@@ -19,6 +19,8 @@ from pi_repro.spec.plugins import FullAdapter, PatternAdapter
 from pi_repro.spec.training import Plugin
 
 from . import parts
+from .determinism import reseed
+from .lora import Lora
 
 #: Names of the image tower's parameters begin so, in every open_clip model.
 TOWER = "visual."
@@ -85,16 +87,22 @@ def adapter(plugin: Plugin) -> Adapter:
     Raises:
         RequestError: unknown name or options.
     """
-    built_in: dict[str, Callable[[Any], Adapter]] = {"full": Full, "pattern": Pattern}
+    built_in: dict[str, Callable[[Any], Adapter]] = {"full": Full, "pattern": Pattern, "lora": Lora}
     return parts.make("adapters", plugin, built_in)
 
 
-def attach(chosen: Adapter, model: nn.Module) -> list[str]:
+def attach(chosen: Adapter, model: nn.Module, seed: int = 0) -> list[str]:
     """Freeze the model but for what the adapter trains; gives the trained names in the model's order.
+
+    Args:
+        chosen: the adapter.
+        model: on the CPU, so that what is drawn is the same everywhere.
+        seed: of the training; torch's generators are seeded by it, for an adapter that draws weights of its own.
 
     Raises:
         RequestError: the adapter would train nothing, or something outside the image tower.
     """
+    reseed(seed, 0, 0)
     wanted = set(chosen.attach(model))
     strangers = sorted(wanted - set(tower(model)))
     if strangers or not wanted:

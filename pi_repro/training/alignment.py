@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from . import exchange
+from .adapters import TOWER
 from .determinism import reseed
 from .objectives import Objective
 from .processes import Group, alone
@@ -23,17 +24,23 @@ class Alignment:
     """The image tower on an objective: the mean of its loss over the samples of a batch.
 
     Args:
-        model: open_clip-like, with `encode_image`; what requires a gradient trains.
+        model: open_clip-like, with `encode_image`; what of the image tower requires a gradient trains.
         conditions: how forward passes are computed.
         objective: the loss.
         group: the processes that share the micro-batches; this one by itself when None.
+        first: number within the update of its first micro-batch, where others come before.
 
     Raises:
         RequestError: the model has batch normalization, or the processes can't divide the micro-batches.
     """
 
     def __init__(
-        self, model: nn.Module, conditions: Conditions, objective: Objective, group: Group | None = None
+        self,
+        model: nn.Module,
+        conditions: Conditions,
+        objective: Objective,
+        group: Group | None = None,
+        first: int = 0,
     ) -> None:
         refuse_batch_statistics(model)
         self.encode_image: Encoder = cast("Any", model).encode_image
@@ -41,7 +48,9 @@ class Alignment:
         self.objective = objective
         self.group = group or alone(conditions.device)
         self.mine = self.group.share(conditions.micro_batches)
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.first = first
+        tower = ((name, p) for name, p in model.named_parameters() if name.startswith(TOWER))
+        self.trained = {name: p for name, p in tower if p.requires_grad}
 
     def gradient(self, update: int, micro_batches: Iterator[Batch]) -> Gradient:
         """See `Learner`; a micro-batch has what the objective asks for."""
@@ -60,7 +69,7 @@ class Alignment:
 
     def _losses(self, update: int, number: int, part: Batch) -> torch.Tensor:
         names = self.objective.images
-        reseed(self.conditions.seed, update, number)
+        reseed(self.conditions.seed, update, self.first + number)
         # Sent one by one: joined on the CPU they would no longer lie in pinned memory.
         images = torch.cat([self.conditions.put(part[name]) for name in names])
         with self.conditions.autocast():

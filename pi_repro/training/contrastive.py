@@ -33,7 +33,8 @@ class Contrastive:
     """CLIP on pairs: the mean over A batches of the symmetric loss over N pairs.
 
     Args:
-        model: open_clip-like, with `encode_image`, `encode_text` and `logit_scale`.
+        model: open_clip-like, with `encode_image`, `encode_text` and `logit_scale`; what requires a gradient
+            trains, the scale and one tower at least.
         conditions: how forward passes are computed.
         accumulation: batches of an update.
         logit_scale_max: upper bound of exp(logit scale); the lower one is 1, as in open_clip.
@@ -69,6 +70,8 @@ class Contrastive:
         self.names = list(trained)
         self.logit_scale = trained.pop(LOGIT_SCALE)
         self.embedding = text_embedding(model)
+        if self.embedding is not None and self.embedding[0] not in trained:
+            self.embedding = None  # frozen
         self.tables = {}
         if self.embedding is not None:
             name = self.embedding[0]
@@ -155,12 +158,16 @@ class Contrastive:
 
     def _text_backward(self, made: _Pass, at: losses.RowGradients) -> Term:
         wanted = [*self.text.values(), *(lookup.output for lookup in made.lookups)]
+        if not wanted:
+            return Term([])
         found = torch.autograd.grad(made.text, wanted, at.text, materialize_grads=True)
         dense, embedded = found[: len(self.text)], found[len(self.text) :]
         tables = [Rows.collect(one.ids, gradient) for one, gradient in zip(made.lookups, embedded, strict=True)]
         return Term(separate(dense), tables)
 
     def _image_backward(self, made: _Pass, at: losses.RowGradients) -> Term:
+        if not self.image:
+            return Term([at.logit_scale, at.loss])
         found = torch.autograd.grad(made.image, list(self.image.values()), at.image, materialize_grads=True)
         return Term([*separate(found), at.logit_scale, at.loss])
 

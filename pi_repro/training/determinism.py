@@ -25,7 +25,7 @@ def enter(device: str, number: int = 0, mode: Literal["exact", "fast"] = "exact"
 
     Args:
         device: "cpu" or "cuda".
-        number: which GPU of this host.
+        number: which of the GPUs that this process sees.
         mode: as the recipe says.
 
     Raises:
@@ -39,8 +39,10 @@ def enter(device: str, number: int = 0, mode: Literal["exact", "fast"] = "exact"
     torch.use_deterministic_algorithms(exact)
     # Filling fresh memory costs time and alters no result; the tests leave it on.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if device == "cuda" and not torch.cuda.is_available():
-        raise StateError("no CUDA device here", given=device, todo="run this stage where a GPU is")
+    if device == "cuda" and (shown := torch.cuda.device_count()) <= number:
+        raise StateError(
+            f"no CUDA device {number} here", given=f"{shown} are shown", todo="run this stage where a GPU a process is"
+        )
     if device == "cuda":
         _set_cuda(exact)
         torch.cuda.set_device(number)
@@ -80,7 +82,8 @@ def reseed(seed: int, update: int, micro_batch: int) -> None:
     Args:
         seed: of the training.
         update: counted from 1.
-        micro_batch: its number within the update, over all accumulated batches.
+        micro_batch: its number within the update, over all accumulated batches; -1 for the optimizer's step. Before
+            the first update: 0 for an adapter, 1 for a label source.
     """
     digest = hashlib.sha256(f"forward,{seed},{update},{micro_batch}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)

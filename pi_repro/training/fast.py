@@ -8,7 +8,7 @@ through in one forward pass; where that doesn't fit into memory, lower the batch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -174,7 +174,13 @@ class _ObjectiveLoss(nn.Module):
             features = self.encode_image(torch.cat(parts))
         split = dict(zip(names, features.to(self.dtype).chunk(len(names)), strict=True))
         targets = {name: _joined(self.conditions, batch, name) for name in batch[0] if name not in names}
-        return self.objective.loss(split, targets).mean()
+        size = self.conditions.size
+        # By micro-batches, because an objective may compare the samples of one.
+        losses = [
+            self.objective.loss(_part(split, number * size, size), _part(targets, number * size, size))
+            for number in range(len(batch))
+        ]
+        return torch.cat(losses).mean()
 
 
 class _Gather(torch.autograd.Function):
@@ -196,6 +202,10 @@ class _Gather(torch.autograd.Function):
 def _joined(conditions: Conditions, batch: Sequence[Batch], name: str) -> torch.Tensor:
     """One tensor of all micro-batches, on the device."""
     return torch.cat([conditions.put(part[name]) for part in batch])
+
+
+def _part(tensors: Mapping[str, torch.Tensor], start: int, size: int) -> dict[str, torch.Tensor]:
+    return {name: value[start : start + size] for name, value in tensors.items()}
 
 
 def _compiled(encoder: Encoder, conditions: Conditions) -> Encoder:

@@ -20,7 +20,7 @@ def open_shards(folder: Path, context: StageContext) -> Shards:
         StateError: index or shard missing or damaged, by name.
     """
     shards = Shards.open(folder, context.data_root)
-    mark = context.scratch / "shards-verified"
+    mark = context.scratch / f"shards-verified-{shards.name}"
     verified = mark.is_file() and mark.read_text() == shards.sha256
     context.log.info("checking %d shards of %s%s", len(shards.shards), shards.name, ": sizes" if verified else "")
     chief = context.processes.rank == 0

@@ -5,7 +5,8 @@ Rule: the modes part here, and in `determinism.enter`, which sets the kernels; f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -14,12 +15,14 @@ from torch import nn
 from pi_repro.spec.experiment import Resources
 
 from . import attention
+from .adapters import TOWER
 from .alignment import Alignment
 from .contrastive import Contrastive
 from .fast import FastAlignment, FastContrastive
+from .joint import Joint
 from .objectives import Objective
 from .processes import Group
-from .step import Conditions, Learner
+from .step import LOGIT_SCALE, Conditions, Learner
 
 Mode = Literal["exact", "fast"]
 
@@ -47,3 +50,30 @@ def contrastive(
 def alignment(mode: Mode, model: nn.Module, conditions: Conditions, objective: Objective, group: Group) -> Learner:
     """The learner of an objective, errors as in its class."""
     return (FastAlignment if mode == "fast" else Alignment)(model, conditions, objective, group)
+
+
+def joint(
+    mode: Mode,
+    model: nn.Module,
+    conditions: Conditions,
+    accumulation: int,
+    settings: Mapping[str, Any],
+    group: Group,
+    term: tuple[Objective, int, float],
+) -> Learner:
+    """The learner of pairs with a triplet term: (objective, triplets of a micro-batch, weight); errors as theirs.
+
+    The term is computed as in mode exact in either mode: torch wraps a model for one loss at a time.
+    """
+    objective, size, weight = term
+    pairs = contrastive(mode, model, conditions, accumulation, settings, group)
+    first = accumulation * conditions.micro_batches
+    return Joint(pairs, Alignment(model, replace(conditions, size=size), objective, group, first), weight)
+
+
+def freeze(model: nn.Module, towers: Sequence[str]) -> None:
+    """Let towers ("image", "text") rest: no tensor of theirs trains. The logit scale is nobody's."""
+    for name, parameter in model.named_parameters():
+        tower = "image" if name.startswith(TOWER) else "text"
+        if tower in towers and name != LOGIT_SCALE:
+            parameter.requires_grad_(False)

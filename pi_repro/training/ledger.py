@@ -79,13 +79,14 @@ def marked(file: Path, mark: Mapping[str, Any]) -> bytes:
     return content
 
 
-def curves(ledger: Path, updates_per_epoch: int, samples_per_update: int) -> bytes:
+def curves(ledger: Path, updates_per_epoch: int, samples_per_update: int, extra: int = 0) -> bytes:
     """A ledger as CSV for plots: floats by repr, an empty cell where the ledger has no such field.
 
     Args:
         ledger: the finished file.
         updates_per_epoch: so that the epoch of an update is a fraction, whole where an epoch ends.
         samples_per_update: to count samples seen.
+        extra: updates before the first epoch begins to count; in them the epoch is below zero.
     """
     rows = [",".join(CURVES)]
     with ledger.open(encoding="utf-8") as file:
@@ -94,7 +95,7 @@ def curves(ledger: Path, updates_per_epoch: int, samples_per_update: int) -> byt
             update = one["update"]
             cells = (
                 update,
-                update / updates_per_epoch,
+                (update - extra) / updates_per_epoch,
                 update * samples_per_update,
                 one["loss"],
                 one["lr"],

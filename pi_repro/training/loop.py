@@ -30,7 +30,7 @@ from . import ledger as ledgers
 from . import optimizer as optimizers
 from .checkpoint import Checkpoints, State
 from .course import Course
-from .determinism import device_model
+from .determinism import device_model, reseed
 from .kept import Kept
 from .ledger import Ledger
 from .loggers import Loggers
@@ -45,7 +45,7 @@ class Training:
     """One training, ready to run.
 
     Attributes:
-        stage: initialize, pretrain or finetune.
+        stage: initialize, pretrain, joint or finetune.
         model: on its device; what requires a gradient trains.
         settings: of the model, written into every weights file.
         weights: the model as a plain open_clip state dict.
@@ -58,7 +58,7 @@ class Training:
         keep_epochs: whose weights are published; the last is kept anyway.
         publish_states: updates whose full state is published.
         checksum_every: updates between checksums of all weights.
-        about: more that training.json says.
+        about: more that training.json says: seed, and what was learned from.
     """
 
     stage: str
@@ -121,7 +121,7 @@ class _Run:
         self.chief = training.group.chief
         self.loggers = Loggers(context)
         self.optimizer = Optimizer(training.optimizer, training.trained)
-        self.rate = LearningRate(training.schedule, training.optimizer.lr, self.course.total)
+        self.rate = LearningRate(training.schedule, training.optimizer.lr, self.course.total, self.course.accumulation)
         device = device_model(next(training.model.parameters()).device)
         self.checkpoints = Checkpoints(context.scratch / "checkpoints", device, context.log)
         self.file = context.scratch / "ledger.jsonl"
@@ -221,6 +221,7 @@ class _Run:
         if self.training.optimizer.clip_norm is not None:
             optimizers.clip(gradient.values, norm, self.training.optimizer.clip_norm)
         rate = self.rate.at(update)
+        reseed(int(self.training.about["seed"]), update, -1)  # for an optimizer that draws; all processes draw alike
         self.optimizer.step(gradient.values, rate)
         self.training.learner.settle()
         self.done = update
@@ -229,7 +230,7 @@ class _Run:
             checksum = weights.checksum(self.training.weights(self.training.model))
             self.group.agree(checksum, f"the weights after update {update}")
         if self.ledger is not None:
-            line = self._line(loss, norm, rate, checksum)
+            line = self._line(loss, norm, rate, checksum) | {name: term.item() for name, term in gradient.terms.items()}
             self.ledger.add(line)
             self.loggers.add(line)
             self.context.progress(update, end, "updates", f"loss {loss:.4f}")
@@ -289,7 +290,7 @@ class _Run:
         out, course = self.context.out, self.course
         self.kept.publish(out)
         shutil.copyfile(self.file, out / "ledger.jsonl")
-        write_atomic(out / "curves.csv", ledgers.curves(self.file, course.per_epoch, course.samples))
+        write_atomic(out / "curves.csv", ledgers.curves(self.file, course.per_epoch, course.samples, course.extra))
         about = {
             **self.training.about,
             "stage": self.training.stage,
@@ -301,6 +302,7 @@ class _Run:
             "updates": course.total,
             "updates_per_epoch": course.per_epoch,
             "samples_per_update": course.samples,
+            **({"extra_updates": course.extra} if course.extra else {}),
         }
         write_json(out / weights.TRAINING, about)
 

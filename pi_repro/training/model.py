@@ -2,7 +2,8 @@
 
 Rule: the settings alone decide the shape: a name that open_clip knows with another shape is
 refused, never silently preferred. Weights are open_clip state dicts, checked name by name, and
-leave as files that `open_clip.create_model(name, pretrained=file)` loads unchanged.
+leave as files that `open_clip.create_model(name, pretrained=file)` loads unchanged (the lineage's text tower aside:
+see `has_twin`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import open_clip
 import torch
 from torch import nn
 
+from pi_repro.data.captions import Padded
 from pi_repro.errors import RequestError, StateError
 
-from . import weights
+from . import lineage, weights
 
 Model = Mapping[str, Any]
 
@@ -57,14 +59,19 @@ def build(model: Model) -> nn.Module:
     name = register(model)
     with _Quiet():
         built: nn.Module = open_clip.create_model(name, load_weights=False, pretrained_text=False)
-    return built
+    return lineage.mean_pooled(built) if not has_twin(model) else built
+
+
+def has_twin(model: Model) -> bool:
+    """Whether open_clip computes with the weights what this package computes with them."""
+    return bool(model.get("text_pooling", "open_clip") == "open_clip")
 
 
 def tokenizer(model: Model) -> Callable[[list[str]], torch.Tensor]:
     """Captions to int64 [captions, context length]."""
     with _Quiet():
         made: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(register(model))
-    return made
+    return made if has_twin(model) else Padded(made, lineage.PAD)
 
 
 def image_size(model: Model) -> int:

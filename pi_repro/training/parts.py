@@ -1,4 +1,4 @@
-"""Objectives and adapters by name: built in, or offered by an entry point.
+"""Objectives, adapters and label sources by name: built in, or offered by an entry point.
 
 Rule: a part is made of its options and nothing else; an unknown name or option is the request's
 fault and says what there is.
@@ -22,7 +22,7 @@ def make(group: str, plugin: Plugin, built_in: Mapping[str, Callable[[Any], Part
     """The part that a spec names.
 
     Args:
-        group: "objectives" or "adapters"; entry points stand in pi_repro.<group>.
+        group: "objectives", "adapters" or "labels"; entry points stand in pi_repro.<group>.
         plugin: its name and options.
         built_in: name -> maker, given the options as the model that `spec.plugins` declares. What an
             entry point offers is called with the options as keywords instead.
@@ -30,7 +30,7 @@ def make(group: str, plugin: Plugin, built_in: Mapping[str, Callable[[Any], Part
     Raises:
         RequestError: nobody offers the name, or the options don't fit it.
     """
-    where = f"{group[:-1]} {plugin.name!r}"
+    where = f"{plugins.member(group)} {plugin.name!r}"
     try:
         if plugin.name in built_in:
             options = plugins.BUILT_IN[group][plugin.name]

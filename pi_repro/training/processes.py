@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,8 +17,10 @@ import torch.distributed as dist
 from pi_repro.errors import RequestError, StateError
 from pi_repro.stages.context import Processes
 
-#: How long one waits for the others: the first may read a terabyte of shards meanwhile (`inputs`).
-#: Whoever started a process that died ends the others.
+#: Environment variable -> minutes of silence after which another process is taken for lost.
+STALL = "PIREPRO_STALL_MINUTES"
+#: Without it, the first may read a terabyte of shards meanwhile (`inputs`): who started a process that died
+#: ends the others.
 _PATIENCE = timedelta(days=1)
 
 
@@ -117,15 +120,38 @@ def join(processes: Processes, device: torch.device) -> Group:
     """
     if processes.size == 1:
         return alone(device)
-    if processes.rendezvous is not None:
+    meet, patience = processes.rendezvous, _patience()
+    about: dict[str, Any] = {"rank": processes.rank, "world_size": processes.size, "timeout": patience}
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if dist.is_initialized():
+        pass
+    elif meet is None:
+        dist.init_process_group(backend, init_method="env://", **about)
+    elif meet.startswith("tcp://"):
+        dist.init_process_group(backend, store=_store(processes, patience), **about)
+    else:
         # All on this host; the name that a laptop gives itself may not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    if not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method="env://" if processes.rendezvous is None else f"file://{processes.rendezvous}",
-            rank=processes.rank,
-            world_size=processes.size,
-            timeout=_PATIENCE,
-        )
+        dist.init_process_group(backend, init_method=f"file://{meet}", **about)
     return Group(processes.rank, processes.size, device)
+
+
+def _store(processes: Processes, patience: timedelta) -> Any:
+    """Where they find each other: the first serves it on the socket whose address it has told already."""
+    assert processes.rendezvous is not None
+    host, port = processes.rendezvous.removeprefix("tcp://").rsplit(":", 1)
+    # Those that come earlier are held by the listening socket for as long as the first takes.
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        host,
+        int(port),
+        processes.size,
+        is_master=processes.rank == 0,
+        timeout=patience,
+        wait_for_workers=False,
+        master_listen_fd=processes.listening,
+    )
+
+
+def _patience() -> timedelta:
+    minutes = os.environ.get(STALL)
+    return timedelta(minutes=float(minutes)) if minutes else _PATIENCE

@@ -21,6 +21,7 @@ class LearningRate:
         schedule: its form.
         peak: highest rate.
         total: updates of the training.
+        accumulation: batches of an update, in which the lineage counts the cosine's length (`spec.training.Schedule`).
 
     Raises:
         RequestError: the warm-up is no shorter than the training.
@@ -29,6 +30,7 @@ class LearningRate:
     schedule: Schedule
     peak: float
     total: int
+    accumulation: int = 1
 
     def __post_init__(self) -> None:
         if self.schedule.warmup_updates >= self.total:
@@ -46,4 +48,5 @@ class LearningRate:
             return self.peak * (done + 1) / warmup
         if self.schedule.kind == "constant":
             return self.peak
-        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (self.total - warmup))) * self.peak
+        length = self.total * (self.accumulation if self.schedule.horizon == "micro_batches" else 1)
+        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (length - warmup))) * self.peak

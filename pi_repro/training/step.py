@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -33,10 +33,12 @@ class Gradient:
     Attributes:
         values: parameter name -> gradient, in the model's order.
         loss: the mean loss, float64 scalar tensor.
+        terms: name -> a term of the loss, float64 scalar tensor, where it has several; the ledger tells them.
     """
 
     values: dict[str, torch.Tensor]
     loss: torch.Tensor
+    terms: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Learner(Protocol):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pi_repro.data.shardwriter import ShardWriter
+from pi_repro.files import canonical_json
 from pi_repro.spec.experiment import Resources
 from pi_repro.stages.context import StageContext
 
@@ -61,13 +62,14 @@ def write_pairs(folder: Path, count: int = 52) -> Path:
 
 
 def write_triplets(folder: Path, count: int = 60) -> Path:
-    """Triplets in shards of 25; two of three are for training."""
+    """Triplets of five classes in shards of 25; two of three are for training."""
     random = np.random.default_rng(1)
     with ShardWriter(folder, "votes", "triplets", shard_size=25) as writer:
         for number in range(count):
             members = {name: picture(random) for name in ("ref.png", "left.png", "right.png")}
             extra = {"label": int(random.integers(2)), "split": (0, 0, 2)[number % 3], "votes": 6}
-            writer.add(f"t{number:04d}", {**members, "json": b"{}"}, extra)
+            about = canonical_json({"class": "abcde"[number % 5]}).encode()
+            writer.add(f"t{number:04d}", {**members, "json": about}, extra)
     return folder
 
 
@@ -107,6 +109,20 @@ def align(**changes: Any) -> dict[str, Any]:
         "shuffle_block": 4,
         "keep_epochs": [],
         "checksum_every": 5,
+        **changes,
+    }
+
+
+def term(**changes: Any) -> dict[str, Any]:
+    """Settings of a joint stage's triplet term, for `pretrain`'s two micro-batches."""
+    return {
+        "data": "votes",
+        "objective": {"name": "triplet_hinge", "options": {"margin": 0.05, "distance": "cosine"}},
+        "weight": 0.5,
+        "batch": 8,
+        "micro_batch": 4,
+        "augmentation": {"kind": "resize"},
+        "shuffle_block": 4,
         **changes,
     }
 

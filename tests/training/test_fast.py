@@ -135,6 +135,8 @@ ALIGN = samples.align(epochs=2, checksum_every=1)
 STAGES: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "pretrain": (pretrain, {"pretrain": PRETRAIN}),
     "align": (align, {"align": ALIGN}),
+    "blind": (align, {"align": {**ALIGN, "objective": {"name": "self_supervised", "options": {"temperature": 0.2}}}}),
+    "joint": (pretrain, {"joint": {**PRETRAIN, "freeze": ["text"], "auxiliary": samples.term()}}),
 }
 
 

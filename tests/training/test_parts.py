@@ -264,6 +264,6 @@ def test_entry_points_offer_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "logit_scale" in str(error.value)
         with pytest.raises(RequestError) as error:
             objectives.objective(Plugin(name="distanc"))
-        assert "distance, triplet_hinge" in str(error.value)
+        assert "distance, self_supervised, triplet_hinge" in str(error.value)
     finally:
         plugins.offered.cache_clear()

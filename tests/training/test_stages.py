@@ -195,7 +195,11 @@ def test_a_pattern_trains_what_it_matches_alone(start: Path, triplets: Path, tmp
         ({"objective": {"name": "triplet_hing", "options": {}}}, "did you mean 'triplet_hinge'"),
         ({"objective": {"name": "triplet_hinge", "options": {"margin": 0.1}}}, "distance"),
         ({"objective": {"name": "triplet_hinge", "options": {"margin": -1.0, "distance": "cosine"}}}, "margin"),
-        ({"adapter": {"name": "lora", "options": {}}}, "full, pattern"),
+        ({"adapter": {"name": "dora", "options": {}}}, "full, lora, pattern"),
+        (
+            {"adapter": {"name": "lora", "options": {"rank": 99, "alpha": 1.0, "targets": ["qkv"]}}},
+            "larger than the matrix",
+        ),
         ({"adapter": {"name": "full", "options": {"rank": 4}}}, "rank"),
         ({"adapter": {"name": "pattern", "options": {"pattern": ["visual.nothing"]}}}, "matches no parameter"),
         ({"adapter": {"name": "pattern", "options": {"pattern": ["("]}}}, "no regular expression"),
