@@ -54,7 +54,7 @@ def export(
         The exported weights file.
 
     Raises:
-        RequestError: the epoch was not kept, or the destination holds files.
+        RequestError: the epoch was not kept, the destination holds files, or open_clip has no such model.
         StateError: the weights are missing or damaged, by name.
     """
     training = read_training(weights)
@@ -62,6 +62,14 @@ def export(
     if destination.is_dir() and files_under(destination):
         raise RequestError("destination holds files already", where=str(destination), todo="name another folder")
     checkpoint.verify()
+    if not models.has_twin(training.model):
+        raise RequestError(
+            "open_clip has no twin of this model: it would load the weights and compute something else",
+            where="model.text_pooling",
+            given=training.model["text_pooling"],
+            allowed="open_clip",
+            todo="judge it here: pirepro evaluate --weights FILE",
+        )
     name = str(training.model["name"])
     architecture = dict(training.model["architecture"])
     write_atomic(destination / WEIGHTS, checkpoint.file.read_bytes())

@@ -28,7 +28,7 @@ class TwoAFC:
 
     Args:
         name: the set's card.
-        split: train, val or test.
+        split: train, val, test or a half of test.
         shards: its samples, verified.
         conditions: what holds for all sets.
 

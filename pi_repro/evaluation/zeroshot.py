@@ -1,7 +1,8 @@
 """Zero-shot classification by clip_benchmark's protocol.
 
 Rule: a class is the mean of its normalized prompt embeddings, normalized again; logits are 100 times the
-cosine; an image is given the class of the highest logit.
+cosine; an image is given the class of the highest logit. Where a set has several right labels an image (ReaL), the
+given class is also right when it is among them, and images without any are left out of that figure alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .embed import Embedder, Pulse, Texts, chunks, no_pulse
 from .metrics import classification_metrics, join, rank_first_right
 from .pictures import Pictures
 from .prompts import Prompts
+from .real import RealLabels
 from .results import Result
 from .suite import SetEntry
 
@@ -41,6 +43,7 @@ class ZeroShot:
         self._prompts = Prompts.read(entry.folder)
         self._label = shards.column("label").astype(np.int32)
         self._check_labels()
+        self._real = RealLabels.read(entry.folder, shards.count, self.classes)
         self._pictures = Pictures(shards, [("image", row) for row in range(shards.count)], conditions)
         self._texts = Texts(self._prompts.texts(), conditions.tokenizer)
 
@@ -70,11 +73,14 @@ class ZeroShot:
         return Result(self.id, self._record(items), items)
 
     def _record(self, items: dict[str, np.ndarray]) -> dict[str, object]:
+        metrics = classification_metrics(items["rank"], items["label"], items["predicted"], self.classes)
+        if self._real is not None:
+            metrics["real_acc1"] = self._real.accuracy(items["predicted"])
         return {
             "dataset": self.id,
             "task": "classification",
             "family": self._entry.fields.get("family"),
-            "metrics": classification_metrics(items["rank"], items["label"], items["predicted"], self.classes),
+            "metrics": metrics,
             "n": len(self._label),
             "classes": self.classes,
             "chance": 1 / self.classes,
@@ -85,6 +91,7 @@ class ZeroShot:
             "precision": self._conditions.precision,
             "batch": self._conditions.batch,
             "dataset_sha256": self._dataset_sha256,
+            **({} if self._real is None else {"real_n": self._real.n, "real_labels_sha256": self._real.sha256}),
         }
 
     def _check_labels(self) -> None:

@@ -34,11 +34,11 @@ COMMAND = Path(__file__).with_name("clip_benchmark_command.py")
 class Batches:
     """What clip_benchmark's functions want of a loader."""
 
-    def __init__(self, shards: Shards, classes: int | None) -> None:
+    def __init__(self, shards: Shards, classes: int | None, size: int) -> None:
         self.shards = shards
         self.dataset = self
         self.classes = list(range(classes or 0))
-        self.transform = open_clip.image_transform(SIZE, is_train=False)
+        self.transform = open_clip.image_transform(size, is_train=False)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
         for start in range(0, self.shards.count, 13):
@@ -51,16 +51,16 @@ class Batches:
                 yield images, [self.shards.read("text", row).decode().splitlines() for row in rows]
 
 
-def clip_benchmarks(folder: Path, model: torch.nn.Module, tokenizer: Any) -> dict[str, float]:
+def clip_benchmarks(folder: Path, model: torch.nn.Module, tokenizer: Any, size: int = SIZE) -> dict[str, float]:
     """The metrics of clip_benchmark's functions."""
     shards = Shards.open(folder)
     if shards.kind == "retrieval":
-        batches = Batches(shards, None)
+        batches = Batches(shards, None, size)
         return dict(zeroshot_retrieval.evaluate(model, batches, tokenizer, "cpu", amp=False, recall_k_list=[1, 5, 10]))
     repair()
     prompts = Prompts.read(folder)
     names, templates = list(prompts.classnames), list(prompts.templates)
-    batches = Batches(shards, len(names))
+    batches = Batches(shards, len(names), size)
     return dict(zeroshot_classification.evaluate(model, batches, tokenizer, names, templates, "cpu", amp=False))
 
 

@@ -1,0 +1,1 @@
+"""Probes: what weights are like inside, beside what they score."""
