@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import scaling, statistics
+from . import scaling
 from .results import Arm, Results
 from .statistics import Estimate, Floats
 from .suite import Benchmark
@@ -131,11 +131,11 @@ def emergence(results: Results, arm: str) -> Emergence:
             continue
         points.append(point)
         differences.append(
-            statistics.paired_bootstrap(
+            results.estimator.paired(
                 results.hits(arm, number, benchmark, "top1")[0],
                 results.hits(results.baseline, base[point.epoch], benchmark, "top1")[0],
                 f"{benchmark.id}/top1/{arm}-{results.baseline}/epoch {point.epoch}",
-            )
+            ).estimate()
         )
     signs = [d.sign for d in differences]
     first = next((p.epoch for p, s in zip(points, signs, strict=True) if s), None)

@@ -13,8 +13,9 @@ import numpy as np
 
 from . import charts, statistics
 from .charts import CLASSIFICATION_MEASURES, Chart, Emergence
+from .estimators import Spread
 from .results import Arm, Held, Results
-from .statistics import Estimate, Sample
+from .statistics import Estimate
 from .suite import Benchmark
 
 
@@ -123,10 +124,10 @@ def find(results: Results) -> Findings:
     )
 
 
-Samples = dict[tuple[str, str], dict[str, tuple[Sample, Sample]]]
+Samples = dict[tuple[str, str], dict[str, tuple[Spread, Spread]]]
 
 
-def _at_end(results: Results, benchmark: Benchmark, measure: str) -> dict[str, tuple[Sample, Sample]]:
+def _at_end(results: Results, benchmark: Benchmark, measure: str) -> dict[str, tuple[Spread, Spread]]:
     """arm -> (its accuracy, its difference to the baseline)."""
     label = f"{benchmark.id}/{measure}"
     base, _ = results.hits(results.baseline, results.last(results.baseline), benchmark, measure)
@@ -134,17 +135,18 @@ def _at_end(results: Results, benchmark: Benchmark, measure: str) -> dict[str, t
     for arm in results.arms:
         hits, unit = results.hits(arm, results.last(arm), benchmark, measure)
         found[arm] = (
-            statistics.sample(hits, f"{label}/{arm}", unit),
-            statistics.paired_sample(hits, base, f"{label}/{arm}-{results.baseline}", unit),
+            results.estimator.sample(hits, f"{label}/{arm}", unit),
+            results.estimator.paired(hits, base, f"{label}/{arm}-{results.baseline}", unit),
         )
     return found
 
 
 def _row(results: Results, members: list[Benchmark], measure: str, samples: Samples, family: str = "") -> Row:
     name = family or members[0].id
-    own = {arm: statistics.average([samples[b.id, measure][arm][0] for b in members]) for arm in results.arms}
+    own = {arm: results.estimator.average([samples[b.id, measure][arm][0] for b in members]) for arm in results.arms}
     paired = {
-        arm.name: statistics.average([samples[b.id, measure][arm.name][1] for b in members]) for arm in results.others
+        arm.name: results.estimator.average([samples[b.id, measure][arm.name][1] for b in members])
+        for arm in results.others
     }
     chance = float(np.mean([charts.chance(results, b, measure) for b in members]))
     guessing: tuple[str, ...] = ()
@@ -191,16 +193,16 @@ def _choice(results: Results, held: Held) -> Choice:
             if not arm.pretrains and number < results.last(name):
                 continue
             label = f"{held.id}/{name}/{step}"
-            steps.append((step, statistics.sample(scores, label, 0.5).estimate().within(0, 1)))
+            steps.append((step, results.estimator.sample(scores, label, 0.5).estimate().within(0, 1)))
             if raw is None:
                 continue
             if point.epoch == 0 and arm.pretrains and "initialize" in arm.stages:
-                raised[name] = statistics.paired_bootstrap(scores, raw, f"{label}/raised", 0.5)
+                raised[name] = results.estimator.paired(scores, raw, f"{label}/raised", 0.5).estimate()
             if number == results.last(name):
-                kept[name] = statistics.paired_bootstrap(scores, raw, f"{label}/kept", 0.5)
+                kept[name] = results.estimator.paired(scores, raw, f"{label}/kept", 0.5).estimate()
         courses[name] = tuple(steps)
     pixel = results.two_afc(results.baseline, 0, held, "pixel")
     untrained = None
     if raw is not None:
-        untrained = statistics.sample(raw, f"{held.id}/untrained", 0.5).estimate().within(0, 1)
+        untrained = results.estimator.sample(raw, f"{held.id}/untrained", 0.5).estimate().within(0, 1)
     return Choice(held, pixel.shape[1], float(pixel[0].mean()) / 2, untrained, courses, raised, kept)

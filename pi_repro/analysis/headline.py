@@ -40,9 +40,9 @@ def checks(results: Results, findings: Findings) -> dict[str, list[Choice]]:
         if "initialize" not in arm.stages:
             continue
         own = [c for c in findings.choices if arm.triplets in (None, c.held.data) and arm.name in c.raised]
-        tested = {c.held.data for c in own if c.held.split == "test"}
+        tested = {c.held.data for c in own if c.held.split.startswith("test")}  # or a half of it
         found[arm.name] = [
-            c for c in own if c.held.split == "test" or (c.held.split == "val" and c.held.data not in tested)
+            c for c in own if c.held.split.startswith("test") or (c.held.split == "val" and c.held.data not in tested)
         ]
     return found
 
@@ -50,16 +50,18 @@ def checks(results: Results, findings: Findings) -> dict[str, list[Choice]]:
 def headline(results: Results, findings: Findings) -> Headline:
     """Put the findings in words."""
     read = checks(results, findings)
-    verdict = " ".join(part for part in (_check_verdict(read), _result_verdict(results, findings)) if part)
+    verdict = " ".join(part for part in (_check_verdict(results, read), _result_verdict(results, findings)) if part)
     return Headline(verdict, tuple(_check_lines(read)), tuple(_result_lines(results, findings)))
 
 
-def _check_verdict(read: dict[str, list[Choice]]) -> str:
+def _check_verdict(results: Results, read: dict[str, list[Choice]]) -> str:
     if not read:
         return ""
-    raised = [arm for arm, choices in read.items() if any(c.raised[arm].sign > 0 for c in choices)]
+    above = [arm for arm, choices in read.items() if any(c.raised[arm].sign > 0 for c in choices)]
     unread = [arm for arm, choices in read.items() if not choices]
-    failed = [arm for arm in read if arm not in raised and arm not in unread]
+    controls = [arm for arm in read if arm not in unread and not results.arms[arm].votes]
+    raised = [arm for arm in above if arm not in controls]
+    failed = [arm for arm in read if arm not in (*above, *unread, *controls)]
     parts = []
     if failed:
         parts.append(
@@ -68,6 +70,12 @@ def _check_verdict(read: dict[str, list[Choice]]) -> str:
         )
     if raised:
         parts.append(f"Stage 1 raised the held-out 2AFC of {_list(raised)} above the untrained network.")
+    for did, names in (
+        ("It did so", [arm for arm in controls if arm in above]),
+        ("It did not", [arm for arm in controls if arm not in above]),
+    ):
+        if names:
+            parts.append(f"{did} for {_list(names)}, controls without the votes or with altered ones.")
     if unread:
         parts.append(f"Whether stage 1 worked was not measured for {_list(unread)}.")
     return " ".join(parts)
@@ -114,8 +122,11 @@ def _result_lines(results: Results, findings: Findings) -> Iterable[str]:
         yield line + (
             f"; {_change(row.differences[arm])} against {results.baseline}." if arm in row.differences else "."
         )
+    yield from _real_lines(results)
     for other in results.others:
         yield _wins_line(other, results, findings)
+    if skipped := results.suite.skipped:
+        yield f"Not the whole suite: its card leaves out {_list(list(skipped))}."
     for arm, course in findings.emergence.items():
         if course.first is None:
             yield f"{arm}: at no checkpoint does its headline difference exclude zero."
@@ -125,6 +136,20 @@ def _result_lines(results: Results, findings: Findings) -> Iterable[str]:
             yield f"{arm}: its headline difference excludes zero from epoch {course.lasting} to the end."
         else:
             yield f"{arm}: its headline difference excludes zero first at epoch {course.first}, but not at the end."
+
+
+def _real_lines(results: Results) -> Iterable[str]:
+    """Multi-label accuracy where a set has several right labels an image, mean over seeds."""
+    for benchmark in results.suite.classification:
+        values = {}
+        for arm in results.arms:
+            records = [results.record(arm, seed, results.last(arm), benchmark.id) for seed in results.seeds]
+            found = [record["metrics"].get("real_acc1") for record in records]
+            if None not in found:
+                values[arm] = style.percent(sum(found) / len(found))
+        if values:
+            said = ", ".join(f"{arm} {value} %" for arm, value in values.items())
+            yield f"“{benchmark.title}” with several right labels an image (ReaL): {said}."
 
 
 def _wins_line(arm: Arm, results: Results, findings: Findings) -> str:

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from . import style
+from .estimators import Crossed
 from .findings import Findings, Row
 from .headline import Headline, checks
 from .results import MEASURE_TITLES, Results
@@ -31,6 +32,8 @@ LEADS = {
     "scaling": "One least-squares line a seed through log accuracy and log pairs, from the first checkpoint after "
     "the start; chance is not subtracted, so an exponent near the chance line says little.",
     "retrieval": "A query is right at k when one of its right answers is among the first k.",
+    "tradeoff": "Every setting of alignment after pretraining that was tried on the same weights. To the right: more "
+    "zero-shot; upwards: more like the triplets.",
     "text_to_image": "Queries were fixed before evaluation. Under each image its cosine; Δ is the best right minus "
     "the best wrong one.",
     "image_to_text": "Queries were fixed before evaluation. Before each caption its cosine; Δ is the best right minus "
@@ -52,13 +55,13 @@ def page(
     parts = [
         f'<p class="eyebrow">{escape(settings["title"])} · <code>{escape(settings["name"])}</code></p>',
         f"<h1>{escape(words.verdict)}</h1>",
-        _check(results, findings, known),
-        _results(words, results, findings, known),
-        *(_figure(picture) for picture in pictures),
-        _sets(results, findings, known),
-        _overlaps(results),
-        _reading(findings),
-        _computed(results),
+        check(results, findings, known),
+        outcome(words, results, findings, known),
+        *(figure(picture) for picture in pictures),
+        every_set(results, findings, known),
+        overlaps(results),
+        reading(results, findings),
+        computed(results),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -68,10 +71,10 @@ def page(
     ).encode()
 
 
-def _check(results: Results, findings: Findings, known: Mapping[str, Look]) -> str:
+def check(results: Results, findings: Findings, known: Mapping[str, Look]) -> str:
     rows = []
     for arm, choices in checks(results, findings).items():
-        name = f'<tr><th scope="row">{_arm(arm, known)}</th>'
+        name = f'<tr><th scope="row">{named(arm, known)}</th>'
         if not choices:
             rows.append(f'{name}<td class="text" colspan="6">not measured</td></tr>')
         for choice in choices:
@@ -81,21 +84,21 @@ def _check(results: Results, findings: Findings, known: Mapping[str, Look]) -> s
             rows.append(
                 f'{name}<td class="text">{escape(choice.held.data)}, {choice.held.split}</td>'
                 f"<td>{style.percent(choice.pixel)}</td><td>{style.percent(before)}</td>"
-                f"<td>{style.percent(before + change.value)}</td>{_cell(change, signed=True)}"
+                f"<td>{style.percent(before + change.value)}</td>{valued(change, signed=True)}"
                 f'<td class="{"good" if raised else "fail"}">{"✓ raised" if raised else "✕ not raised"}</td></tr>'
             )
     if not rows:
         return ""
     header = ("arm", "held-out triplets", "pixel error", "untrained", "after stage 1", "change", "")
     caption = "2AFC in per cent on triplets that stage 1 never saw; raised: the change's 95 % interval lies above zero"
-    return f"<section><h2>Did stage 1 work?</h2>{_table(caption, header, rows, words=2)}</section>"
+    return f"<section><h2>Did stage 1 work?</h2>{grid(caption, header, rows, words=2)}</section>"
 
 
-def _arm(name: str, known: Mapping[str, Look]) -> str:
+def named(name: str, known: Mapping[str, Look]) -> str:
     return f'<b class="arm" style="color:{known[name].colour}">{escape(name)}</b>'
 
 
-def _cell(estimate: Estimate | None, signed: bool = False) -> str:
+def valued(estimate: Estimate | None, signed: bool = False) -> str:
     if estimate is None:
         return "<td>—</td>"
     value = style.signed(estimate.value) if signed else style.percent(estimate.value)
@@ -103,7 +106,7 @@ def _cell(estimate: Estimate | None, signed: bool = False) -> str:
     return f"<td>{value}<small>{style.interval(estimate)}</small></td>"
 
 
-def _table(caption: str, header: Sequence[str], rows: Iterable[str], words: int = 1) -> str:
+def grid(caption: str, header: Sequence[str], rows: Iterable[str], words: int = 1) -> str:
     """A table whose first `words` columns hold words; the others are numbers."""
     head = "".join(
         f'<th scope="col"{" class=text" if number < words else ""}>{cell}</th>' for number, cell in enumerate(header)
@@ -114,14 +117,14 @@ def _table(caption: str, header: Sequence[str], rows: Iterable[str], words: int 
     )
 
 
-def _results(words: Headline, results: Results, findings: Findings, known: Mapping[str, Look]) -> str:
+def outcome(words: Headline, results: Results, findings: Findings, known: Mapping[str, Look]) -> str:
     rows = []
     for name, arm in results.arms.items():
         wins = findings.wins.get(name)
         won = f"<td>{wins.wins} of {findings.counted}<small>p = {wins.p:.2g}</small></td>" if wins else "<td>—</td>"
         rows.append(
-            f'<tr><th scope="row" class="text">{_arm(name, known)}<small>{escape(arm.description)}</small></th>'
-            f"{_cell(findings.headline.arms[name])}{_cell(findings.headline.differences.get(name), signed=True)}"
+            f'<tr><th scope="row" class="text">{named(name, known)}<small>{escape(arm.description)}</small></th>'
+            f"{valued(findings.headline.arms[name])}{valued(findings.headline.differences.get(name), signed=True)}"
             f"<td>{style.times(findings.multiples[name]).replace(' [', '<small>[', 1)}</small></td>{won}</tr>"
         )
     header = ("arm", "top-1, %", f"minus {escape(results.baseline)}", "× chance", "sets ahead")
@@ -129,12 +132,12 @@ def _results(words: Headline, results: Results, findings: Findings, known: Mappi
     caption = f"{results.suite.headline.title}, last checkpoint, {seeds}"
     lines = "".join(f"<li>{escape(line)}</li>" for line in words.results)
     return (
-        f"<section><h2>What came out</h2>{_table(caption, header, rows)}"
+        f"<section><h2>What came out</h2>{grid(caption, header, rows)}"
         f"<details><summary>In sentences</summary><ul>{lines}</ul></details></section>"
     )
 
 
-def _figure(picture: Picture) -> str:
+def figure(picture: Picture) -> str:
     lead = LEADS.get(picture.name.split("-", 1)[0], "")
     return (
         f'<section><h2>{escape(picture.title)}</h2><p class="lead">{escape(lead)}</p>'
@@ -142,10 +145,10 @@ def _figure(picture: Picture) -> str:
     )
 
 
-def _sets(results: Results, findings: Findings, known: Mapping[str, Look]) -> str:
+def every_set(results: Results, findings: Findings, known: Mapping[str, Look]) -> str:
     names = {b.id: b for b in results.suite.benchmarks}
     others = [arm.name for arm in results.others]
-    header = ["set", "measure", "n", "chance", _arm(results.baseline, known), *(_arm(arm, known) for arm in others)]
+    header = ["set", "measure", "n", "chance", named(results.baseline, known), *(named(arm, known) for arm in others)]
     rows: list[str] = []
     family = None
     for row in findings.rows:
@@ -157,36 +160,34 @@ def _sets(results: Results, findings: Findings, known: Mapping[str, Look]) -> st
         "Accuracy in per cent with 95 % interval; arms beside the baseline as difference in percentage points, "
         "bold where the interval excludes zero. Grey: no arm can be told from chance."
     )
-    return f"<section><h2>Every set</h2>{_table(caption, header, rows)}</section>"
+    return f"<section><h2>Every set</h2>{grid(caption, header, rows)}</section>"
 
 
 def _set(row: Row, title: str, n: int, baseline: str, others: Sequence[str]) -> str:
     guess = ' class="guess"' if row.at_chance and set(row.at_chance) == set(row.arms) else ""
     mark = "<small>at chance</small>" if baseline in row.at_chance else ""
-    cells = "".join(_cell(row.differences[arm], signed=True) for arm in others)
+    cells = "".join(valued(row.differences[arm], signed=True) for arm in others)
     return (
         f'<tr{guess}><th scope="row">{escape(title)}{mark}</th><td>{escape(MEASURE_TITLES[row.measure])}</td>'
         f"<td>{n:,}</td>"
-        f"<td>{style.percent(row.chance, 2)}</td>{_cell(row.arms[baseline])}{cells}</tr>"
+        f"<td>{style.percent(row.chance, 2)}</td>{valued(row.arms[baseline])}{cells}</tr>"
     )
 
 
-def _overlaps(results: Results) -> str:
+def overlaps(results: Results) -> str:
     rows = [
         f'<tr><th scope="row">{escape(b.title)}</th><td class="text">{escape(b.note) or "—"}</td>'
         f"<td>{'yes' if b.disjoint else 'no'}</td></tr>"
         for b in results.suite.benchmarks
     ]
     caption = "What each set shares with training or with another set; only disjoint ones are counted as wins"
-    return f"<section><h2>What overlaps</h2>{_table(caption, ('set', 'shares', 'counted'), rows, words=2)}</section>"
+    return f"<section><h2>What overlaps</h2>{grid(caption, ('set', 'shares', 'counted'), rows, words=2)}</section>"
 
 
-def _reading(findings: Findings) -> str:
+def reading(results: Results, findings: Findings) -> str:
     guesses = ", ".join(findings.guesses)
     lines = [
-        f"Intervals are 95 % percentile intervals of {REPLICATES:,} resamplings of seeds and items, the same items for "
-        "both arms; captions of one image count as one item. With few seeds they are rough: they fall short "
-        "where seeds differ by more than items explain.",
+        _intervals(results),
         "The sign test takes sets as independent. They are judged by the same networks, so its p is too small, and it "
         "counts a tiny difference as much as a large one.",
         "Many intervals are shown and none is corrected for their number: one in twenty excludes zero by chance.",
@@ -197,7 +198,21 @@ def _reading(findings: Findings) -> str:
     return f"<section><h2>How to read it</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul></section>"
 
 
-def _computed(results: Results) -> str:
+def _intervals(results: Results) -> str:
+    if isinstance(results.estimator, Crossed):
+        return (
+            "Intervals are 95 % intervals over new seeds and new items, the same items for both arms; captions of one "
+            "image count as one item. Seeds and items have a variance and a Student's t each; with one seed they cover "
+            "items alone."
+        )
+    return (
+        f"Intervals are 95 % percentile intervals of {REPLICATES:,} resamplings of seeds and items, the same items for "
+        "both arms; captions of one image count as one item. With few seeds they are rough: they fall short "
+        "where seeds differ by more than items explain."
+    )
+
+
+def computed(results: Results) -> str:
     rows = []
     for name, arm in results.arms.items():
         last = results.checkpoints[name][-1]
@@ -208,4 +223,4 @@ def _computed(results: Results) -> str:
         )
     header = ("arm", "stages", "starts from", "checkpoints", "updates", "samples", "weights judged last, by seed")
     caption = f"Updates and samples of the last stage, for each of the seeds {', '.join(map(str, results.seeds))}"
-    return f"<section><h2>What was computed</h2>{_table(caption, header, rows)}</section>"
+    return f"<section><h2>What was computed</h2>{grid(caption, header, rows)}</section>"

@@ -22,10 +22,13 @@ from safetensors.numpy import load
 from pi_repro.errors import StateError
 from pi_repro.files import read_json
 
+from . import estimators
 from .suite import Benchmark, Suite
 
 #: Largest difference allowed between a metric in a JSON and the one that its items give.
 TOLERANCE = 1e-6
+#: Where the probes of all runs lie, where the experiment has some.
+PROBES = "probes"
 #: Sets of one checkpoint and arm whose items stay in memory, all seeds together.
 KEPT_SETS = 64
 
@@ -62,8 +65,9 @@ class Arm:
 
     Attributes:
         start: "draw", or the arm whose last pretrained weights it takes.
-        stages: of initialize, pretrain, finetune.
+        stages: of initialize, pretrain, joint, finetune.
         triplets: name of the triplets it is aligned on; None where the settings don't say.
+        votes: False of a control, whose stage 1 learns without the triplets' votes or from altered ones.
     """
 
     name: str
@@ -71,11 +75,12 @@ class Arm:
     start: str
     stages: tuple[str, ...]
     triplets: str | None
+    votes: bool = True
 
     @property
     def pretrains(self) -> bool:
         """True when its checkpoints run along pretraining rather than along a finetune."""
-        return self.stages[-1] == "pretrain"
+        return self.stages[-1] in ("pretrain", "joint")
 
 
 @dataclass(frozen=True)
@@ -104,24 +109,27 @@ class Held:
 class Results:
     """Scores of every arm, seed and checkpoint, each stacked over seeds when asked for."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], suite: Suite) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], suite: Suite, *, whole: bool = True) -> None:
         """Open a folder `results/<exp>/`.
 
         Args:
             settings: of the report stage (arms, baseline, seeds, evaluate).
+            whole: False when the settings list some of the folder's runs alone; the others are not looked at.
 
         Raises:
             StateError: on a missing, strange or inconsistent run, by name.
         """
         self.folder = folder
         self.suite = suite
+        self.estimator = estimators.chosen(settings)
         self.seeds: tuple[int, ...] = tuple(settings["seeds"])
         self.baseline: str = settings["baseline"]
         self.arms = _arms(settings)
+        self.probed: bool = "probes" in settings
         self.held: tuple[Held, ...] = tuple(
             Held(entry["data"], split) for entry in settings["evaluate"]["two_afc"] for split in entry["splits"]
         )
-        self._refuse_strangers()
+        self._refuse_strangers(whole)
         self.checkpoints: dict[str, tuple[Checkpoint, ...]] = {}
         self.weights: dict[str, tuple[str, ...]] = {}
         for name in self.arms:
@@ -166,6 +174,26 @@ class Results:
         """[S, n] of 0, 1, 2: wrong, tied or right; `by` is "score" (the network) or "pixel"."""
         return self._items(arm, position, held.id)[by]
 
+    def array(self, arm: str, position: int, name: str, array: str) -> npt.NDArray[Any]:
+        """[S, ...] an array of the items of one set, stacked over seeds.
+
+        Raises:
+            StateError: the evaluation did not record it.
+        """
+        items = self._items(arm, position, name)
+        if array not in items:
+            raise StateError(f"evaluation recorded no {array}", where=str(self._place(arm, self.seeds[0], position)))
+        return items[array]
+
+    def has_array(self, arm: str, position: int, name: str, array: str) -> bool:
+        """Whether the items of one set hold an array."""
+        return array in self._items(arm, position, name)
+
+    def labels(self, arm: str, benchmark: Benchmark) -> Scores | None:
+        """[n] class of each image; None for retrieval."""
+        items = self._items(arm, self.last(arm), benchmark.id)
+        return items["label"][0] if "label" in items else None
+
     def chance(self, benchmark: Benchmark) -> float:
         """Top-1 chance: as the evaluation recorded it, or one in the number of classes."""
         recorded = self.record(self.baseline, self.seeds[0], self.last(self.baseline), benchmark.id).get("chance")
@@ -174,7 +202,7 @@ class Results:
     def _place(self, arm: str, seed: int, position: int) -> Path:
         return self.run(arm, seed) / self.checkpoints[arm][position].folder
 
-    def _refuse_strangers(self) -> None:
+    def _refuse_strangers(self, whole: bool) -> None:
         if not self.folder.is_dir():
             raise StateError("results are missing", where=str(self.folder))
         expected = {f"{arm}-s{seed}" for arm in self.arms for seed in self.seeds}
@@ -186,12 +214,13 @@ class Results:
                 given=", ".join(missing),
                 todo="run the missing evaluate stages",
             )
-        if strangers := sorted(found - expected):
+        known = expected | ({PROBES} if self.probed else set())
+        if strangers := sorted(found - known if whole else ()):
             raise StateError(
                 "results hold what the experiment does not list",
                 where=str(self.folder),
                 given=", ".join(strangers),
-                allowed=", ".join(sorted(expected)),
+                allowed=", ".join(sorted(known)),
                 todo="move it away; a report reads the arms and seeds of its spec alone",
             )
 
@@ -233,7 +262,7 @@ class Results:
             self._same_items(name, str(record["dataset_sha256"]), items, path)
             _check_metrics(record, items, path)
             rows.append(items)
-        return {array: np.stack([items[array] for items in rows]) for array in rows[0]}
+        return {array: np.stack([items[array] for items in rows]) for array in rows[0] if all(array in r for r in rows)}
 
     def _same_items(self, name: str, dataset: str, items: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
         fixed = next((items[array] for array in ("label", "caption_image", "pixel") if array in items), None)
@@ -245,7 +274,7 @@ class Results:
 def _arms(settings: Mapping[str, Any]) -> dict[str, Arm]:
     """The baseline first, arms that only finetune last, otherwise as in the settings."""
     arms = [
-        Arm(name, arm["description"], arm["start"], tuple(arm["stages"]), arm.get("triplets"))
+        Arm(name, arm["description"], arm["start"], tuple(arm["stages"]), arm.get("triplets"), arm.get("votes", True))
         for name, arm in settings["arms"].items()
     ]
     ordered = sorted(arms, key=lambda arm: (arm.name != settings["baseline"], not arm.pretrains))

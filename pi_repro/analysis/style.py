@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,6 +65,7 @@ _SETTINGS = {
     "svg.fonttype": "path",
     "svg.hashsalt": "pi_repro",
     "svg.image_inline": True,
+    "pdf.fonttype": 42,
     "lines.solid_capstyle": "round",
 }
 
@@ -84,6 +86,7 @@ class Picture:
         name: file name without ending.
         title: what it shows.
         alt: what a reader who can't see it should know.
+        pdf: empty where none was asked for.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Picture:
     alt: str
     svg: bytes
     png: bytes
+    pdf: bytes = b""
 
 
 def looks(arms: Sequence[str], baseline: str) -> dict[str, Look]:
@@ -98,7 +102,9 @@ def looks(arms: Sequence[str], baseline: str) -> dict[str, Look]:
     others = [arm for arm in arms if arm != baseline]
     found = {baseline: Look(BASELINE_COLOUR, "o")}
     for number, arm in enumerate(others):
-        found[arm] = Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
+        # After a round the same colours come with other markers.
+        turn = number + number // len(COLOURS)
+        found[arm] = Look(COLOURS[number % len(COLOURS)], MARKERS[turn % len(MARKERS)])
     return found
 
 
@@ -113,14 +119,21 @@ def _register_fonts() -> None:
         font_manager.fontManager.ttflist.append(replace(entry, fname=str(path), name=_FAMILY))
 
 
+_PDF: ContextVar[bool] = ContextVar("pdf", default=False)
+
+
 @contextmanager
-def drawing() -> Iterator[None]:
-    """Draw and save figures inside this."""
+def drawing(*, pdf: bool = False) -> Iterator[None]:
+    """Draw and save figures inside this; as PDF too where asked."""
     _register_fonts()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)  # type: ignore[arg-type]
-        yield
+        before = _PDF.set(pdf)
+        try:
+            yield
+        finally:
+            _PDF.reset(before)
 
 
 def canvas(height: float, width: float = WIDTH) -> Figure:
@@ -168,7 +181,14 @@ def finish(figure: Figure, name: str, title: str, alt: str, notice: str) -> Pict
     vector, pixels = io.BytesIO(), io.BytesIO()
     figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     figure.savefig(pixels, format="png", dpi=DPI, metadata={"Software": None})
-    return Picture(name, title, alt, vector.getvalue(), pixels.getvalue())
+    return Picture(name, title, alt, vector.getvalue(), pixels.getvalue(), _pdf(figure) if _PDF.get() else b"")
+
+
+def _pdf(figure: Figure) -> bytes:
+    """For LaTeX: TrueType fonts inside, no date and no program name."""
+    paper = io.BytesIO()
+    figure.savefig(paper, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return paper.getvalue()
 
 
 def short(text: str, length: int) -> str:

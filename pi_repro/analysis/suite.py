@@ -45,9 +45,10 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Suite:
-    """All sets, in the suite's own order."""
+    """All sets, in the suite's own order; `skipped` are titles of those that its card leaves out."""
 
     benchmarks: tuple[Benchmark, ...]
+    skipped: tuple[str, ...] = ()
 
     @property
     def classification(self) -> tuple[Benchmark, ...]:
@@ -93,7 +94,9 @@ def read_suite(folder: Path) -> Suite:
     """
     path = folder / "suite.json"
     try:
-        suite = Suite(tuple(_benchmark(entry) for entry in read_json(path)["sets"]))
+        content = read_json(path)
+        benchmarks = tuple(_benchmark(entry) for entry in content["sets"])
+        suite = Suite(benchmarks, tuple(entry["title"] for entry in content.get("skipped", ())))
     except (KeyError, TypeError) as error:
         raise StateError("a set of the suite lacks a field", where=str(path), given=str(error)) from None
     if not suite.classification:

@@ -41,11 +41,13 @@ class Table:
         return [dict(zip(self.header, row, strict=True)) for row in self.rows]
 
 
-def _cells(*values: Cell) -> tuple[Cell, ...]:
+def cells(*values: Cell) -> tuple[Cell, ...]:
+    """A row, its numbers rounded."""
     return tuple(round(v, DIGITS) if isinstance(v, float) else v for v in values)
 
 
-def _bounds(estimate: Estimate | None) -> tuple[Cell, Cell, Cell]:
+def bounds(estimate: Estimate | None) -> tuple[Cell, Cell, Cell]:
+    """Value, low and high."""
     return (None, None, None) if estimate is None else (estimate.value, estimate.low, estimate.high)
 
 
@@ -55,7 +57,7 @@ def tables(results: Results, findings: Findings) -> tuple[Table, ...]:
     compared = ("accuracy", *_BOUNDS, "difference", "difference_low", "difference_high")
     names = {b.id: b for b in results.suite.benchmarks}
     sets = [
-        _cells(
+        cells(
             row.name, names[row.name].title, row.family, row.measure, names[row.name].n, names[row.name].classes,
             row.chance, names[row.name].disjoint, arm, *_compared(row, arm),
             arm in row.at_chance if row.measure == "top1" else None, *row.seeds[arm],
@@ -64,13 +66,13 @@ def tables(results: Results, findings: Findings) -> tuple[Table, ...]:
         for arm in row.arms
     ]  # fmt: skip
     families = [
-        _cells(row.name, row.measure, row.sets, row.chance, arm, *_compared(row, arm), *row.seeds[arm])
+        cells(row.name, row.measure, row.sets, row.chance, arm, *_compared(row, arm), *row.seeds[arm])
         for row in findings.families
         for arm in row.arms
     ]
-    wins = [_cells(arm, findings.counted, w.wins, w.losses, w.ties, w.p) for arm, w in findings.wins.items()]
+    wins = [cells(arm, findings.counted, w.wins, w.losses, w.ties, w.p) for arm, w in findings.wins.items()]
     emergence = [
-        _cells(results.suite.headline.id, arm, epoch, seen, *_bounds(d), bool(d.sign))
+        cells(results.suite.headline.id, arm, epoch, seen, *bounds(d), bool(d.sign))
         for arm, course in findings.emergence.items()
         for epoch, seen, d in zip(course.epochs, course.samples, course.differences, strict=True)
     ]
@@ -95,18 +97,18 @@ def tables(results: Results, findings: Findings) -> tuple[Table, ...]:
 
 
 def _compared(row: Row, arm: str) -> tuple[Cell, ...]:
-    return (*_bounds(row.arms[arm]), *_bounds(row.differences.get(arm)))
+    return (*bounds(row.arms[arm]), *bounds(row.differences.get(arm)))
 
 
 def _scaling(findings: Findings) -> Iterator[tuple[Cell, ...]]:
     for chart in findings.charts:
         for arm, fit in chart.fits.items():
-            yield _cells(
+            yield cells(
                 chart.name,
                 chart.measure,
                 arm,
-                *_bounds(fit.beta),
-                *_bounds(fit.difference),
+                *bounds(fit.beta),
+                *bounds(fit.difference),
                 fit.scale,
                 fit.r2,
                 fit.points,
@@ -118,7 +120,7 @@ def _curves(findings: Findings) -> Iterator[tuple[Cell, ...]]:
         for arm, curve in chart.curves.items():
             for number, (epoch, seen) in enumerate(zip(curve.epochs, curve.samples, strict=True)):
                 values = [float(v) for v in curve.accuracy[:, number]]
-                yield _cells(chart.name, chart.measure, chart.chance, arm, epoch, seen, *values)
+                yield cells(chart.name, chart.measure, chart.chance, arm, epoch, seen, *values)
 
 
 def _two_afc(findings: Findings) -> Iterator[tuple[Cell, ...]]:
@@ -129,7 +131,7 @@ def _two_afc(findings: Findings) -> Iterator[tuple[Cell, ...]]:
                 against = choice.kept.get(arm) if step == course[-1][0] else None
                 if step == "start":
                     against = choice.raised.get(arm)
-                yield _cells(*fixed, arm, step, *_bounds(estimate), *_bounds(against))
+                yield cells(*fixed, arm, step, *bounds(estimate), *bounds(against))
 
 
 def _recorded(results: Results) -> Iterator[tuple[Cell, ...]]:
@@ -140,7 +142,7 @@ def _recorded(results: Results) -> Iterator[tuple[Cell, ...]]:
             epoch = results.checkpoints[arm][position].epoch
             for seed in results.seeds:
                 for metric, value in sorted(results.record(arm, seed, position, name)["metrics"].items()):
-                    yield _cells(name, arm, seed, epoch, metric, value)
+                    yield cells(name, arm, seed, epoch, metric, value)
 
 
 def metrics(results: Results, findings: Findings) -> dict[str, float | int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from safetensors.numpy import save_file
 from pi_repro.analysis.results import Results
 from pi_repro.analysis.suite import read_suite
 from pi_repro.data.shardwriter import ShardWriter
+from pi_repro.spec import claims as lists
+
+CLAIMS = lists.load(Path(__file__).parents[2] / "specs" / "claims.yaml")
 
 SETS = [
     # id, title, family, classes, n, skill offset (None: guesses), disjoint, note
@@ -159,6 +162,41 @@ def settings(arms: dict[str, ArmModel] | None = None, seeds: tuple[int, ...] = (
             "recall_k": [1, 5, 10],
             "two_afc": [{"data": name, "splits": found} for name, found in splits.items()],
         },
+    }
+
+
+def asked(world: World) -> World:
+    """The same with a `report` section and the claims that are shipped."""
+    scale = {"suite": "demo-suite", "pairs": "demo-pairs", "triplets": "demo-triplets", "epochs": 16, "model": "tiny"}
+    scale |= {"treatment": "concept", "posthoc": "posthoc"}
+    more = {
+        "report": {"claims": "claims", "treatment": "concept", "posthoc": "posthoc"},
+        "claims": {"list": CLAIMS.model_dump(mode="json"), "scale": scale},
+        "methods": _methods(list(world.settings["arms"].items())),
+    }
+    # As the stage gets them: through JSON.
+    return replace(world, settings=json.loads(json.dumps(world.settings | more)))
+
+
+def _methods(arms: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """What plan/methods.py would say of such an experiment."""
+    pairs = {"kind": "pretrain", "data": "demo-pairs", "count": 7_700, "epochs": 16, "batch": 128, "update": 128}
+    pairs |= {"updates": 960, "pairs": 122_880, "triplets": 0, "objective": "clip", "adapter": None, "lr": 2e-3}
+    pairs |= {"adapter_options": {}}
+    pairs |= {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warmup": 20, "precision": "fp32"}
+    own = {"objective": "triplet_hinge", "adapter": "full", "count": 1_920, "batch": 64, "update": 64, "epochs": 1}
+    own |= {"updates": 30, "pairs": 0, "triplets": 1_920}
+
+    def stage(kind: str, data: str) -> dict[str, Any]:
+        made = pairs if kind == "pretrain" else pairs | own | {"kind": kind, "data": data}
+        return made | {"operations": 1e6 * (made["pairs"] + 3 * made["triplets"])}
+
+    return {
+        "device": "cpu",
+        "mode": "exact",
+        "model": {"name": "tiny", "initialization": "open_clip", "parameters": 3_400_000},
+        "suite": {"title": "Demo sets", "sets": len(SETS) + len(RETRIEVAL)},
+        "stages": {name: [stage(kind, arm.get("triplets", "")) for kind in arm["stages"]] for name, arm in arms},
     }
 
 
@@ -393,6 +431,8 @@ def _write_checkpoint(
             {
                 "text_rank": text_rank,
                 "image_rank": image_rank,
+                "text_margin": (0.05 * skill - 0.01 * text_rank).astype(np.float32),
+                "image_margin": (0.05 * skill - 0.01 * image_rank).astype(np.float32),
                 "caption_image": np.repeat(np.arange(n), 2).astype(np.int32),
             },
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +114,16 @@ def test_failed_check_stands_first(results: Results, findings: Findings) -> None
     assert "above random" in words.verdict
 
 
+def test_a_control_that_raises_nothing_fails_no_check(results: Results, findings: Findings) -> None:
+    controlled = copy(results)
+    controlled.arms = {**results.arms, "concept": replace(results.arms["concept"], votes=False)}
+    moved = dict.fromkeys(("pi", "concept", "posthoc"), NOTHING)
+    words = headline(controlled, shifted(findings, moved, NOTHING))
+    assert "did not raise the held-out 2AFC of pi above" in words.verdict
+    assert "It did not for concept, controls without the votes or with altered ones." in words.verdict
+    assert "It did so for concept, controls" in headline(controlled, shifted(findings, moved, ABOVE)).verdict
+
+
 def test_no_difference_is_said(results: Results, findings: Findings) -> None:
     words = headline(results, shifted(findings, dict.fromkeys(("pi", "concept", "posthoc"), NOTHING), ABOVE))
     assert "No arm differs from random" in words.verdict
@@ -167,3 +179,23 @@ def test_one_arm_one_seed_is_a_report_too(world: World, tmp_path_factory: pytest
     alone = World(folder, world.suite, synthetic_results.settings(arms, (5,))).open()
     found = find(alone)
     assert found.wins == {} and headline(alone, found).verdict == ""
+
+
+def test_sets_left_out_and_several_right_labels_are_said(tiny: World) -> None:
+    assert not any("ReaL" in line or "whole suite" in line for line in _said(tiny))
+    suite = json.loads((tiny.suite / "suite.json").read_text())
+    suite["skipped"] = [{"id": "objectnet", "title": "ObjectNet"}, {"id": "birdsnap", "title": "Birdsnap"}]
+    (tiny.suite / "suite.json").write_text(json.dumps(suite))
+    for arm, value in (("random", 0.25), ("pi", 0.375)):
+        path = sorted((tiny.results / f"{arm}-s0").glob("epoch-*"))[-1] / f"{suite['sets'][0]['id']}.json"
+        record = json.loads(path.read_text())
+        record["metrics"]["real_acc1"] = value
+        path.write_text(json.dumps(record))
+    said = _said(tiny)
+    assert "Not the whole suite: its card leaves out ObjectNet and Birdsnap." in said
+    assert [line for line in said if line.endswith("(ReaL): random 25.0 %, pi 37.5 %.")]
+
+
+def _said(world: World) -> tuple[str, ...]:
+    results = world.open()
+    return headline(results, find(results)).results

@@ -21,7 +21,7 @@ from pi_repro.analysis.results import Results
 from pi_repro.files import path_digest, read_json
 
 from . import synthetic_results
-from .synthetic_results import World
+from .synthetic_results import World, asked
 
 RUN = """
 import json, logging, sys
@@ -75,6 +75,25 @@ def test_all_that_is_promised_is_there(report: Path) -> None:
         | {"index.html", "report.md", "metrics.json", "tables.json"}
     )
     assert set(read_json(report / "tables.json")) == tables
+
+
+def test_a_report_section_adds_tables_and_verdicts(report: Path, tmp_path: Path) -> None:
+    synthetic_results.write_suite(tmp_path / "suite")
+    path = tmp_path / "suite" / "suite.json"
+    path.write_text(json.dumps({"sets": json.loads(path.read_text())["sets"][:3]}))
+    synthetic_results.write_results(tmp_path / "results", seeds=(0, 1), epochs=(0, 3))
+    settings = synthetic_results.settings(seeds=(0, 1))
+    settings["evaluate"]["two_afc"] = []
+    out = run(asked(World(tmp_path / "results", tmp_path / "suite", settings)), tmp_path / "run" / "out", "3")
+    more = set(read_json(out / "tables.json")) - set(read_json(report / "tables.json"))
+    assert more == {"bouts", "counts", "tests", "means", "onsets", "power", "claims", "components"}
+    assert {p.stem for p in (out / "tables").iterdir()} >= more
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert "## Wins against random" in text and "## The paper's claims" in text
+    assert text.count("| not measured at this scale |") == len(synthetic_results.CLAIMS.claims)
+    assert "Not the paper's experiment, so nothing here is a verdict on it: a tiny, not a ViT-B-32; judged" in text
+    assert "intervals over new seeds and new items" in (out / "index.html").read_text(encoding="utf-8")
+    assert "percentile intervals" in (report / "index.html").read_text(encoding="utf-8")
 
 
 def test_every_figure_bears_the_notice_and_no_trace_of_its_making(world: World, report: Path) -> None:
