@@ -4,10 +4,13 @@ Rule: every figure is arithmetic on something that the spec or a card declares, 
 declared is named as unknown instead of guessed.
 
     seconds(stage, d)  = startup + samples / (rate x d)          d devices
-    align, pretrain      samples = epochs x floor(count / update) x update, update = batch x accumulation
+    align, pretrain      samples = (epochs x floor(count / update) + extra updates) x update,
+                         update = batch x accumulation; joint: pretrain, and align for its triplets
                          d = processes of a job, at most batch / micro_batch
     evaluate             samples = checkpoints x (test images + 3 x triplets of the 2AFC splits)
                          d = processes of a job, which share the sets
+    probe                at evaluate's rate on one device: images and pairs that pass through the model; of a matrix
+                         for RSA all images of its set are counted, as the spec does not say how many it has
     device-hours       = sum of d x seconds / 3600
     kWh                = device-hours x device_watts / 1000;    kg CO2e = kWh x g a kWh / 1000
     weights            = 4 bytes x parameters (fp32); a training state = 3 x weights (with Adam's two moments)
@@ -22,7 +25,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pi_repro.spec.card import Card
 from pi_repro.spec.experiment import Arm, Evaluate, Experiment, Resources
 from pi_repro.spec.loading import TRAINING_STAGES, merged
-from pi_repro.spec.training import Align, Pretrain
+from pi_repro.spec.probes import Probes, chosen
+from pi_repro.spec.training import Align, Joint, Pretrain
 
 from .bill import Budget, DataCost, Estimate, StageCost
 from .parameters import parameter_count
@@ -33,6 +37,7 @@ _STATES_KEPT = 2  # the newest checkpoint and the one before it
 _LEDGER_BYTES = 2_900  # one line of ledger.jsonl and of curves.csv, an update; ViT-B/32 has 302 tensors
 _ITEM_BYTES = 12  # rank, label and prediction of a judged image
 _RESULT_BYTES = 4096  # JSON of one set at one checkpoint
+_PROBE_BYTES = 500_000  # one probe of one checkpoint: features of some thousand images are the largest part
 _REPORT_BYTES, _REPORT_FILES = 10_000_000, 40
 
 
@@ -81,24 +86,32 @@ def stage_cost(
     """The cost of one training stage.
 
     Args:
-        kind: "initialize", "pretrain" or "finetune".
+        kind: "initialize", "pretrain", "joint" or "finetune".
         count: pairs or triplets of one epoch, as the data's card states them.
     """
     pretrain = isinstance(settings, Pretrain)
     update = settings.batch * (settings.accumulation if isinstance(settings, Pretrain) else 1)
-    updates = settings.epochs * (count // update)
+    updates = settings.epochs * (count // update) + (settings.extra_updates if isinstance(settings, Pretrain) else 0)
     kept = len({*settings.keep_epochs, settings.epochs})
     states = len(settings.publish_states) if isinstance(settings, Pretrain) else 0
     samples = updates * update
     devices = resources.share(settings.batch // settings.micro_batch)
     rate = "pretrain" if pretrain else "align"
+    seconds, alone = (_seconds(resources, rate, samples, number) for number in (devices, 1))
+    if isinstance(settings, Joint):
+        # The triplet term is alignment's work, without its start.
+        triplets = updates * settings.auxiliary.batch
+        seconds, alone = (
+            sofar + _seconds(resources, "align", triplets, number) - _seconds(resources, "align", 0, number)
+            for sofar, number in ((seconds, devices), (alone, 1))
+        )
     return StageCost(
         name=name,
         kind=kind,
         samples=samples,
         devices=devices,
-        seconds=_seconds(resources, rate, samples, devices),
-        seconds_alone=_seconds(resources, rate, samples, 1),
+        seconds=seconds,
+        seconds_alone=alone,
         output_bytes=kept * weights_bytes + states * _STATE_WEIGHTS * weights_bytes + updates * _LEDGER_BYTES,
         files=3 + kept + 3 * states,  # training.json, ledger, curves; a state is two tensor files and its JSON
         after=tuple(after),
@@ -115,7 +128,7 @@ def evaluate_cost(
 ) -> StageCost:
     """The cost of judging some checkpoints of one arm and seed, in one job that shares the sets evenly."""
     suite = cards[evaluate.suite]
-    judged = sum(entry.n for entry in suite.sets) or suite.count
+    judged = sum(entry.n or 0 for entry in suite.sets) or suite.count
     triplets = sum(3 * _triplets(cards[entry.data], entry.splits) for entry in evaluate.two_afc)
     results = len(suite.sets) + sum(len(entry.splits) for entry in evaluate.two_afc)
     samples = checkpoints * (judged + triplets)
@@ -133,6 +146,51 @@ def evaluate_cost(
     )
 
 
+def probe_cost(
+    name: str,
+    probes: Probes,
+    suite: Card,
+    kept: Mapping[str, Sequence[int]],
+    resources: Resources,
+    after: Sequence[str] = (),
+) -> StageCost:
+    """The cost of looking into the checkpoints of one arm and seed.
+
+    Args:
+        kept: training stage -> the epochs whose weights it keeps.
+    """
+    size = {entry.id: entry.n or 0 for entry in suite.sets}
+    looked = {stage: probes.at(tuple(epochs)) for stage, epochs in kept.items() if stage in probes.stages}
+    checkpoints = sum(len(epochs) for epochs in looked.values())
+    samples = 0
+    if probes.features is not None:  # those compared with: the draw, and where each stage began
+        samples += min(probes.features.images, size[probes.features.set]) * (checkpoints + 1 + len(kept))
+    for each in probes.linear.sets if probes.linear is not None else ():
+        limit = (probes.linear.images if probes.linear is not None else None) or size[each]
+        samples += checkpoints * min(limit, size[each])
+    samples += checkpoints * size[probes.rsa.set] if probes.rsa is not None else 0
+    if probes.sharpness is not None:
+        asked = probes.sharpness
+        sharp = sum(len({*epochs} & {*chosen(asked.epochs, tuple(kept[stage]))}) for stage, epochs in looked.items())
+        # At the weights, in every direction, and for the gradient a pass, another and its way back.
+        passes = 1 + (asked.directions + 1) * len(asked.radii) + 4
+        samples += sharp * passes * asked.pairs
+    seconds = _seconds(resources, "evaluate", samples, 1)
+    asks = (probes.features, probes.distance or None, probes.sharpness, probes.rsa)
+    files = sum(one is not None for one in asks) + len(probes.linear.sets if probes.linear else ())
+    return StageCost(
+        name=name,
+        kind="probe",
+        samples=samples,
+        devices=1,
+        seconds=seconds,
+        seconds_alone=seconds,
+        output_bytes=checkpoints * files * _PROBE_BYTES,
+        files=1 + 2 * checkpoints * files,
+        after=tuple(after),
+    )
+
+
 def _stages(experiment: Experiment, cards: Mapping[str, Card], weights: int) -> Iterator[StageCost]:
     """Every stage but fetch, after those that it depends on."""
     science, resources, title = experiment.science, experiment.resources, experiment.name
@@ -143,8 +201,9 @@ def _stages(experiment: Experiment, cards: Mapping[str, Card], weights: int) -> 
         yield StageCost(draw, "draw", 0, 1, 0.0, 0.0, weights, 2, ())
         for arm_name, arm in arms:
             slug = f"{title}-{arm_name}-s{seed}"
-            before = draw if arm.start == "draw" else f"pretrain@{title}-{arm.start}-s{seed}"
+            before = draw if arm.start == "draw" else f"{science.arms[arm.start].whole[0]}@{title}-{arm.start}-s{seed}"
             checkpoints = 0
+            kept: dict[str, list[int]] = {}
             for kind in arm.stages:
                 settings = _settings(experiment, arm, kind)
                 cost = stage_cost(
@@ -157,15 +216,23 @@ def _stages(experiment: Experiment, cards: Mapping[str, Card], weights: int) -> 
                     (before,),
                 )
                 yield cost
-                before, checkpoints = cost.name, len({*settings.keep_epochs, settings.epochs})
+                kept[kind] = sorted({*settings.keep_epochs, settings.epochs})
+                before, checkpoints = cost.name, len(kept[kind])
             judge = f"evaluate@{slug}"
             yield evaluate_cost(judge, science.evaluate, cards, checkpoints, resources, (before,))
             judging.append(judge)
+            if science.probes is not None:
+                twin = f"probe@{title}-{science.baseline}-s{seed}"
+                compared = science.probes.features and arm_name != science.baseline and arm.whole
+                awaited = (before, twin) if compared else (before,)
+                probe, suite = f"probe@{slug}", cards[science.evaluate.suite]
+                yield probe_cost(probe, science.probes, suite, kept, resources, awaited)
+                judging.append(probe)
     yield StageCost(f"report@{title}", "report", 0, 1, 0.0, 0.0, _REPORT_BYTES, _REPORT_FILES, tuple(judging))
 
 
 def _settings(experiment: Experiment, arm: Arm, kind: str) -> Align | Pretrain:
-    base = getattr(experiment.science, kind).model_dump(mode="json")
+    base = experiment.science.base(kind)
     override = arm.override.get(kind, {})  # type: ignore[call-overload]
     return TRAINING_STAGES[kind].model_validate(merged(base, override))
 
@@ -176,10 +243,11 @@ def _seconds(resources: Resources, rate: str, samples: int, devices: int) -> flo
 
 
 def _triplets(card: Card, splits: Sequence[str]) -> int:
-    """Triplets of some splits: as the card's settings expect them, else its count for each."""
+    """Triplets of some splits: as the card's settings expect them, else its count; a half of test counts as test."""
     sizes = card.settings.get("splits")
     known = sizes if isinstance(sizes, Mapping) else {}
-    return sum(known[split] if isinstance(known.get(split), int) else card.count for split in splits)
+    whole = [split.partition("_")[0] for split in splits]
+    return sum(known[split] if isinstance(known.get(split), int) else card.count for split in whole)
 
 
 def _data(card: Card) -> DataCost:

@@ -5,77 +5,42 @@ A stage's name, folder and settings are functions of the specs alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pi_repro.errors import RequestError
 from pi_repro.spec import plugins
 from pi_repro.spec.card import Card
-from pi_repro.spec.experiment import Resources
+from pi_repro.spec.experiment import WHOLE, Resources
 from pi_repro.spec.loading import Loaded
-from pi_repro.spec.training import Align
+from pi_repro.spec.training import Align, Joint, Pretrain
 from pi_repro.spec.validation import nearest
 
+from . import methods, probing
+from .stage import SECTIONS as SECTIONS
+from .stage import Stage as Stage
+
 #: Raised by a developer when the meaning of a stage's code changes, so that old results are rebuilt.
-RECIPES = {"fetch": 1, "draw": 1, "initialize": 2, "pretrain": 2, "finetune": 2, "evaluate": 1, "report": 1}
+RECIPES = {
+    "fetch": 1,
+    "draw": 1,
+    "initialize": 2,
+    "pretrain": 2,
+    "joint": 1,
+    "finetune": 2,
+    "evaluate": 1,
+    "probe": 1,
+    "report": 1,
+}
 
 #: Kinds in the order they appear in dvc.yaml.
 KINDS = tuple(RECIPES)
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One node of the DAG.
-
-    Attributes:
-        kind: the verb.
-        key: what it is done to; unique within the kind, `[a-z0-9-]+`.
-        settings: resolved science settings.
-        deps: role -> path of the folder it reads, relative to the workspace.
-        out: path of the folder it gives.
-        experiment: the experiment it belongs to; None for a shared fetch.
-        resources: of the experiment, for whoever runs it; never hashed.
-    """
-
-    kind: str
-    key: str
-    settings: Mapping[str, Any]
-    deps: Mapping[str, str]
-    out: str
-    experiment: str | None
-    resources: Resources
-
-    @property
-    def name(self) -> str:
-        """As DVC addresses it."""
-        return f"{self.kind}@{self.key}"
-
-    @property
-    def processes(self) -> int:
-        """Processes that compute it side by side."""
-        return self.on(self.resources.world)
-
-    def on(self, world: int) -> int:
-        """Processes that compute it side by side when so many are offered: those that can share its work.
-
-        Raises:
-            RequestError: they can't divide its micro-batches.
-        """
-        if self.kind == "evaluate":
-            return world
-        settings = self.settings.get("pretrain") or self.settings.get("align")
-        if not settings:
-            return 1
-        most = int(settings["batch"]) // int(settings["micro_batch"])
-        if most % min(world, most):
-            raise RequestError(
-                f"the {most} micro-batches of a batch can't be divided",
-                where=self.name,
-                given=f"{world} processes",
-                allowed=", ".join(str(1 << power) for power in range(most.bit_length())),
-            )
-        return min(world, most)
+#: Of a fetch that no experiment asks for: nothing of it changes a bit.
+FETCHING = Resources(
+    gpus=0, parallel=1, workers=0, prefetch=1, checkpoint_every=1, device_watts=1, grid_g_per_kwh=0, rates={}
+)
 
 
 @dataclass(frozen=True)
@@ -117,27 +82,36 @@ class Plan:
         return Plan(tuple(stage for stage in self.stages if stage.name in wanted), self.parents)
 
 
-def build(experiments: Sequence[Loaded]) -> Plan:
+def build(experiments: Sequence[Loaded], cards: Sequence[Card] = ()) -> Plan:
     """The stage graph of several experiments.
+
+    Args:
+        experiments: checked specs.
+        cards: datasets and suites to fetch besides, whether or not an experiment names them.
 
     Raises:
         RequestError: when two experiments claim one name for different things.
     """
     stages: dict[str, Stage] = {}
-    for loaded in experiments:
-        for stage in _stages(loaded):
-            old = stages.get(stage.name)
-            if old is not None and (old.settings != stage.settings or old.experiment != stage.experiment):
-                raise RequestError(
-                    "two experiments use this name for different stages",
-                    where=stage.name,
-                    todo="rename one of the experiments or arms",
-                )
-            stages.setdefault(stage.name, stage)
+    wanted = [stage for loaded in experiments for stage in _stages(loaded)]
+    for stage in [*wanted, *(fetch_of(card, FETCHING) for card in cards)]:
+        old = stages.get(stage.name)
+        if old is not None and (old.settings != stage.settings or old.experiment != stage.experiment):
+            raise RequestError(
+                "two experiments use this name for different stages",
+                where=stage.name,
+                todo="rename one of the experiments or arms",
+            )
+        stages.setdefault(stage.name, stage)
     ordered = tuple(sorted(stages.values(), key=lambda stage: KINDS.index(stage.kind)))
     makers = {stage.out: stage.name for stage in ordered}
     parents = {stage.name: {role: _makers(path, makers) for role, path in stage.deps.items()} for stage in ordered}
     return Plan(ordered, parents)
+
+
+def fetch_of(card: Card, resources: Resources) -> Stage:
+    """The stage that fetches a dataset or suite; shared by all who name it."""
+    return Stage("fetch", card.name, _fetch(card), {}, f"data/{card.name}", None, resources)
 
 
 def _makers(path: str, makers: Mapping[str, str]) -> tuple[str, ...]:
@@ -150,10 +124,7 @@ def _makers(path: str, makers: Mapping[str, str]) -> tuple[str, ...]:
 def _stages(loaded: Loaded) -> list[Stage]:
     experiment, science = loaded.experiment, loaded.experiment.science
     name, resources = experiment.name, experiment.resources
-    stages = [
-        Stage("fetch", card.name, _fetch(card), {}, f"data/{card.name}", None, resources)
-        for card in loaded.cards.values()
-    ]
+    stages = [fetch_of(card, resources) for card in loaded.cards.values()]
 
     def add(kind: str, key: str, settings: Mapping[str, Any], deps: Mapping[str, str], out: str) -> None:
         content = {"recipe": RECIPES[kind], **settings}
@@ -165,7 +136,8 @@ def _stages(loaded: Loaded) -> list[Stage]:
     for seed in science.seeds:
         common = {"seed": seed, "device": science.device, "model": model}
         start_of: dict[str, str] = {}
-        add("draw", f"s{seed}", common, {}, f"artifacts/{name}/draw-s{seed}")
+        drawn = common | _provided(plugins.providers(("initializations", science.model.initialization)))
+        add("draw", f"s{seed}", drawn, {}, f"artifacts/{name}/draw-s{seed}")
         # An arm that starts from another comes after it, however the spec orders them.
         for arm in sorted(science.arms, key=lambda arm: science.arms[arm].start != "draw"):
             folder = f"{arm}-s{seed}"
@@ -173,19 +145,17 @@ def _stages(loaded: Loaded) -> list[Stage]:
             weights = f"artifacts/{name}/draw-s{seed}" if start == "draw" else start_of[start]
             for stage in science.arms[arm].stages:
                 settings = loaded.arms[arm][stage]
-                section, role = ("pretrain", "pairs") if stage == "pretrain" else ("align", "triplets")
-                content = common | {"mode": science.mode, section: settings.model_dump(mode="json")}
-                if isinstance(settings, Align):
-                    used = (("objectives", settings.objective.name), ("adapters", settings.adapter.name))
-                    content |= _provided(plugins.providers(*used))
-                deps = {"start": weights, role: f"data/{settings.data}"}
+                content = common | {"mode": science.mode, SECTIONS[stage]: settings.model_dump(mode="json")}
+                content |= _provided(plugins.providers(*_parts(settings)))
+                deps = {"start": weights, **_data(settings)}
                 weights = f"artifacts/{name}/{folder}/{stage}"
                 add(stage, folder, content, deps, weights)
-                if stage == "pretrain":
+                if stage in WHOLE:
                     start_of[arm] = weights
             judged = {"device": science.device, "model": model, "evaluate": evaluate, "arm": arm, "seed": seed}
             deps = {"weights": weights, "suite": f"data/{science.evaluate.suite}", **triplets}
             add("evaluate", folder, judged, deps, f"results/{name}/{folder}")
+    stages += probing.stages(loaded, RECIPES["probe"])
     add(
         "report",
         "",
@@ -194,6 +164,26 @@ def _stages(loaded: Loaded) -> list[Stage]:
         f"reports/{name}",
     )
     return stages
+
+
+def _data(settings: Align | Pretrain) -> dict[str, str]:
+    """Role -> folder of the data that a training reads."""
+    if isinstance(settings, Align):
+        return {"triplets": f"data/{settings.data}"}
+    own = {"pairs": f"data/{settings.data}"}
+    return own | {"triplets": f"data/{settings.auxiliary.data}"} if isinstance(settings, Joint) else own
+
+
+def _parts(settings: Align | Pretrain) -> Iterator[tuple[str, str]]:
+    """(group, name) of every part that a training is made of."""
+    triplets = settings.auxiliary if isinstance(settings, Joint) else settings
+    if not isinstance(triplets, Pretrain):
+        yield "objectives", triplets.objective.name
+        if triplets.labels is not None:
+            yield "labels", triplets.labels.name
+    if isinstance(settings, Align):
+        yield "adapters", settings.adapter.name
+    yield "optimizers", settings.optimizer.name
 
 
 def _fetch(card: Card) -> dict[str, Any]:
@@ -206,6 +196,18 @@ def _provided(providers: dict[str, str]) -> dict[str, Any]:
     return {"providers": providers} if providers else {}
 
 
+def _triplets(settings: Align | Pretrain) -> str | None:
+    """The triplets that a training learns from."""
+    if isinstance(settings, Align):
+        return settings.data
+    return settings.auxiliary.data if isinstance(settings, Joint) else None
+
+
+def _of_votes(stage_1: object) -> bool:
+    """False of a stage 1 that learns without its triplets' votes, or from altered ones."""
+    return not isinstance(stage_1, Align) or (stage_1.labels is None and stage_1.objective.name != "self_supervised")
+
+
 def _report(loaded: Loaded, evaluate: Mapping[str, Any]) -> dict[str, Any]:
     experiment, science = loaded.experiment, loaded.experiment.science
     arms = {
@@ -214,7 +216,10 @@ def _report(loaded: Loaded, evaluate: Mapping[str, Any]) -> dict[str, Any]:
             "start": arm.start,
             "stages": list(arm.stages),
             # What the arm was aligned on: the set that its manipulation check looks at.
-            "triplets": next((kind.data for kind in loaded.arms[name].values() if isinstance(kind, Align)), None),
+            "triplets": next((found for kind in loaded.arms[name].values() if (found := _triplets(kind))), None),
+            # A control: that the manipulation check finds nothing is no failure. Not said of others, whose reports
+            # had their fingerprints before there were controls.
+            **({} if _of_votes(loaded.arms[name].get("initialize")) else {"votes": False}),
         }
         for name, arm in science.arms.items()
     }
@@ -226,4 +231,30 @@ def _report(loaded: Loaded, evaluate: Mapping[str, Any]) -> dict[str, Any]:
         "baseline": science.baseline,
         "seeds": list(science.seeds),
         "evaluate": evaluate,
+        **({} if science.probes is None else {"probes": science.probes.model_dump(mode="json")}),
+        **_asked(loaded),
     }
+
+
+def _asked(loaded: Loaded) -> dict[str, Any]:
+    """What a report says beyond arms, sets and curves, with all that it takes; empty when nothing is asked for."""
+    science = loaded.experiment.science
+    if science.report is None:
+        return {}
+    asked: dict[str, Any] = {"report": science.report.model_dump(mode="json"), "methods": methods.facts(loaded)}
+    if loaded.claims is not None:
+        kinds = loaded.arms[science.report.treatment]
+        whole = next((kinds[stage] for stage in WHOLE if stage in kinds), science.pretrain)
+        asked["claims"] = {
+            "list": loaded.claims.model_dump(mode="json"),
+            "scale": {
+                "suite": science.evaluate.suite,
+                "pairs": whole.data,
+                "triplets": next((found for kind in kinds.values() if (found := _triplets(kind))), None),
+                "epochs": whole.epochs,
+                "treatment": science.report.treatment,
+                "posthoc": science.report.posthoc,
+                "model": science.model.name,
+            },
+        }
+    return asked

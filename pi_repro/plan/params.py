@@ -1,4 +1,7 @@
-"""params.json: the resolved settings that dvc.yaml iterates over, generated from specs/enabled.yaml."""
+"""params.json: the resolved settings that dvc.yaml iterates over, generated from specs/enabled.yaml.
+
+That file lists experiments, and datasets that were fetched without one, so that DVC and `pirepro gc` know them too.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,16 @@ from typing import Any
 from pi_repro.errors import RequestError
 from pi_repro.files import read_json, write_atomic, write_json
 from pi_repro.spec import yamlfile
-from pi_repro.spec.loading import Loaded, load
+from pi_repro.spec.card import Card
+from pi_repro.spec.loading import Loaded, load, load_card
 
+from . import probing
 from .graph import KINDS, Plan, Stage, build
 
 ENABLED = "specs/enabled.yaml"
 PARAMS = "params.json"
+#: A file below this folder is a card, any other a spec.
+CARDS = Path("specs", "data")
 
 
 def enabled(workspace: Path) -> list[Path]:
@@ -22,21 +29,41 @@ def enabled(workspace: Path) -> list[Path]:
     Raises:
         RequestError: when specs/enabled.yaml is no list of spec files.
     """
+    return [workspace / name for name in _listed(workspace)["experiments"]]
+
+
+def datasets(workspace: Path) -> list[Path]:
+    """The cards of what was fetched here without an experiment that names it.
+
+    Raises:
+        RequestError: when specs/enabled.yaml is not as it should be.
+    """
+    return [workspace / name for name in _listed(workspace)["datasets"]]
+
+
+def _listed(workspace: Path) -> dict[str, list[str]]:
     file = yamlfile.load(workspace / ENABLED)
-    names = file.data.get("experiments") if isinstance(file.data, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RequestError("expected `experiments:` and a list of spec files", where=str(file.path))
-    return [workspace / name for name in names]
+    content = file.data if isinstance(file.data, dict) else {}
+    found = {"experiments": content.get("experiments"), "datasets": content.get("datasets", [])}
+    for names in found.values():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RequestError("expected `experiments:` and a list of spec files", where=str(file.path))
+    return found
 
 
 def enable(workspace: Path, spec: Path) -> bool:
-    """Add a spec to the enabled ones; False when it was among them."""
+    """Add a spec, or a dataset's card, to the enabled ones; False when it was among them."""
     return _change(workspace, spec, add=True)
 
 
 def disable(workspace: Path, spec: Path) -> bool:
-    """Take a spec out of the enabled ones; False when it was not among them."""
+    """Take a spec, or a dataset's card, out of the enabled ones; False when it was not among them."""
     return _change(workspace, spec, add=False)
+
+
+def is_card(workspace: Path, path: Path) -> bool:
+    """Whether a file is a dataset's card, not a spec."""
+    return path.resolve().parent == (workspace / CARDS).resolve()
 
 
 def _change(workspace: Path, spec: Path, *, add: bool) -> bool:
@@ -49,15 +76,20 @@ def _change(workspace: Path, spec: Path, *, add: bool) -> bool:
             allowed=f"a file below {workspace}",
             todo="copy it to specs/",
         ) from None
-    old = [path.relative_to(workspace).as_posix() for path in enabled(workspace)]
+    listed = _listed(workspace)
+    kind = "datasets" if is_card(workspace, spec) else "experiments"
+    old = listed[kind]
     if (name in old) == add:
         return False
-    new = [*old, name] if add else [entry for entry in old if entry != name]
+    listed[kind] = [*old, name] if add else [entry for entry in old if entry != name]
+    experiments, cards = listed["experiments"], listed["datasets"]
     lines = [
         "# The experiments whose results `dvc repro` rebuilds here; changed by `pirepro enable` and `disable`.",
-        "experiments:" if new else "experiments: []",
-        *(f"  - {entry}" for entry in new),
+        "experiments:" if experiments else "experiments: []",
+        *(f"  - {entry}" for entry in experiments),
     ]
+    if cards:
+        lines += ["# Fetched by `pirepro data fetch`, and kept.", "datasets:", *(f"  - {entry}" for entry in cards)]
     write_atomic(workspace / ENABLED, ("\n".join(lines) + "\n").encode())
     write(workspace, plan(workspace))
     return True
@@ -68,9 +100,14 @@ def load_enabled(workspace: Path) -> list[Loaded]:
     return [load(path) for path in enabled(workspace)]
 
 
+def load_datasets(workspace: Path) -> list[Card]:
+    """The cards of all datasets listed besides, checked."""
+    return [load_card(path) for path in datasets(workspace)]
+
+
 def plan(workspace: Path) -> Plan:
-    """The stage graph of all enabled experiments."""
-    return build(load_enabled(workspace))
+    """The stage graph of all that is enabled."""
+    return build(load_enabled(workspace), load_datasets(workspace))
 
 
 def content(plan: Plan) -> dict[str, Any]:
@@ -85,6 +122,8 @@ def item(stage: Stage) -> dict[str, Any]:
         # dvc.yaml refuses a list of dependencies, so there is room for two triplet sets; one fills both.
         deps.setdefault("triplets-1", deps.get("triplets-0", deps["suite"]))
         deps.setdefault("triplets-0", deps["triplets-1"])
+    if stage.kind == "probe":
+        deps = dict.fromkeys(probing.ROLES, deps["suite"]) | deps
     return {"settings": stage.settings, "deps": deps, "out": stage.out}
 
 

@@ -28,15 +28,17 @@ class Processes:
     Attributes:
         rank: this one's number; number 0 alone writes.
         size: how many there are.
-        local_rank: number on its host, which chooses the GPU.
-        rendezvous: file through which those of one host meet; None where the launcher (torchrun) says
-            where by MASTER_ADDR and MASTER_PORT.
+        gpu: number of the GPU that it computes on, among those that it sees.
+        rendezvous: file through which those of one host meet, or "tcp://address:port" at which the first
+            listens; None where the launcher (torchrun) says where by MASTER_ADDR and MASTER_PORT.
+        listening: file descriptor of the first one's socket at that address.
     """
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
+    gpu: int = 0
     rendezvous: str | None = None
+    listening: int | None = None
 
 
 @dataclass(frozen=True)

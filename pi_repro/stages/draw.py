@@ -1,7 +1,7 @@
 """draw: all initial weights of a model from one seed.
 
-Rule: what open_clip draws after torch.manual_seed(seed) on CPU, with the logit scale as the spec
-says. Every arm of the seed starts from this one file.
+Rule: what open_clip draws after torch.manual_seed(seed) on CPU, then what the spec's initialization draws in its
+place, with the logit scale as the spec says. Every arm of the seed starts from this one file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 
 from pi_repro.files import write_json
 from pi_repro.stages.context import StageContext
-from pi_repro.training import determinism, weights
+from pi_repro.training import determinism, initializations, weights
 from pi_repro.training import model as models
 
 
@@ -18,13 +18,15 @@ def run(context: StageContext) -> None:
     """Fill `context.out` with training.json and weights/epoch-0000.safetensors.
 
     Raises:
-        RequestError: open_clip has another architecture of the model's name.
+        RequestError: open_clip has another architecture of the model's name, or nobody offers the initialization.
         StateError: the process is not exact.
     """
     settings = context.settings
+    drawn_anew = initializations.initialization(settings["model"]["initialization"])
     determinism.enter("cpu")
     torch.manual_seed(settings["seed"])
     model = models.build(settings["model"])
+    drawn_anew(model)
     with torch.no_grad():
         model.get_parameter("logit_scale").fill_(settings["model"]["logit_scale_init"])
     row = {"epoch": 0, "update": 0, "samples": 0}

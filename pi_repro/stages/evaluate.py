@@ -37,7 +37,7 @@ def run(context: StageContext) -> None:
     """
     settings = context.settings
     processes = context.processes
-    device = determinism.enter(settings["device"], processes.local_rank)
+    device = determinism.enter(settings["device"], processes.gpu)
     training = read_training(context.inputs["weights"])
     battery = Battery(context.inputs["suite"], _triplet_tasks(context), _conditions(context), context.data_root)
     work = _Work(context, battery, device, battery.share(processes.rank, processes.size), training.checkpoints)

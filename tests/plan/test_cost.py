@@ -139,9 +139,10 @@ def test_totals_energy_and_carbon(cost: Estimate) -> None:
 def test_disk_and_download(paper: Loaded, cost: Estimate) -> None:
     assert cost.output_bytes == sum(stage.output_bytes for stage in cost.stages)
     assert cost.data_bytes == sum(card.disk_bytes for card in paper.cards.values())
-    assert cost.download_bytes == 1507 * 745_000_000
+    labels = sum(source.bytes or 0 for source in paper.cards["zeroshot-29-2"].sources)  # of ReaL; images are unknown
+    assert cost.download_bytes == 1507 * 745_000_000 + labels
     assert {card.name: len(card.unknown) for card in cost.data} == {
-        "nights": 1,
+        "nights": 2,
         "yfcc15m": 0,
         "zeroshot-29-2": 31,
     }
@@ -212,3 +213,19 @@ def test_planning_loads_no_torch() -> None:
     code = "import pi_repro.plan.cost, pi_repro.launch.requirements, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_probes_by_hand() -> None:
+    loaded = load(ROOT / "specs" / "controls.yaml")
+    cost = estimate(loaded.experiment, loaded.cards, loaded.model["architecture"])
+    stage = cost.stage("probe@controls-random-s42")
+    assert stage is not None
+    checkpoints = 7  # 0, 1, 4, 8, 16, 24 and the last
+    features, linear = 4_096 * (checkpoints + 2), (10_000 + 6_300 + 8_000) * checkpoints
+    sharpness = 2_048 * (1 + 10 * 3 + 3 + 4)
+    assert stage.samples == features + linear + sharpness
+    assert (stage.devices, stage.after) == (1, ("pretrain@controls-random-s42",))
+    other = cost.stage("probe@controls-pi-s42")
+    assert other is not None and other.after == ("pretrain@controls-pi-s42", "probe@controls-random-s42")
+    report = cost.stage("report@controls")
+    assert report is not None and "probe@controls-pi-s42" in report.after

@@ -101,7 +101,7 @@ def test_a_resource_reruns_nothing(specs: Path, old: str, new: str) -> None:
         (
             "logit_scale_max: 100.0",
             "logit_scale_max: 50.0",
-            set(KINDS) - {"fetch"},
+            set(KINDS) - {"fetch", "joint", "probe"},
             {"random", "pi", "concept", "posthoc"},
         ),
         ('notice: "A dem', 'notice: "a dem', {"report"}, set()),
@@ -136,6 +136,75 @@ def test_two_meanings_of_one_name_are_refused(specs: Path) -> None:
     card.write_text(card.read_text().replace("description:", "citation: other\ndescription:", 1))
     with pytest.raises(RequestError, match="fetch@demo-pairs"):
         build([load(specs / "demo.yaml"), load(folder / "demo.yaml")])
+
+
+PROBES = """
+  probes:
+    batch: 64
+    precision: fp32
+    stages: [pretrain, finetune]
+    distance: true
+    features: {set: demo/concepts-noto, images: 64, similarity: cosine}
+"""
+RSA = "    rsa: {matrix: rsa/m.csv, images: rsa/m.txt, set: demo/mnist, similarity: cosine}"
+LINEAR = "    linear: {sets: [demo/retrieval-noto], images: null, train: 0.5, penalties: [1.0]}"
+
+
+def test_probes_change_nothing_but_themselves_and_the_report(specs: Path) -> None:
+    before = _identities(_plan(specs))
+    plan = _plan(specs, "\nresources:", PROBES + "\nresources:")
+    after = _identities(plan)
+    assert {name for name in before if before[name] != after[name]} == {"report@demo"}
+    probes = {name for name in after if name.startswith("probe@")}
+    assert set(after) - set(before) == probes and len(probes) == 8
+    assert "probes" not in _plan(specs).stage("report@demo").settings
+    assert probes < set(plan.parents["report@demo"]["results"])
+    parents = plan.parents["probe@demo-pi-s1"]
+    assert parents["trained"] == ("initialize@demo-pi-s1", "pretrain@demo-pi-s1")
+    assert parents["twin"] == ("probe@demo-random-s1",) and parents["draw"] == ("draw@demo-s1",)
+    posthoc = plan.stage("probe@demo-posthoc-s0")
+    assert posthoc.deps["start"] == "artifacts/demo/random-s0/pretrain" and "twin" not in posthoc.deps
+    changed = _identities(_plan(specs, "\nresources:", PROBES.replace("images: 64", "images: 65") + "\nresources:"))
+    assert {name for name in after if after[name] != changed[name]} == probes | {"report@demo"}
+
+
+def test_a_report_knows_its_controls(specs: Path) -> None:
+    (report,) = [s for s in build([load(specs / "demo-controls.yaml")]).stages if s.kind == "report"]
+    controls = {name for name, arm in report.settings["arms"].items() if not arm.get("votes", True)}
+    assert controls == {"shuffled", "pixels", "blind"}
+    (report,) = [s for s in build([load(specs / "demo.yaml")]).stages if s.kind == "report"]
+    assert not any("votes" in arm for arm in report.settings["arms"].values()), "a fingerprint of before"
+
+
+def test_a_given_matrix_is_known_by_its_bytes(specs: Path) -> None:
+    text = f"{PROBES}{RSA}\n"
+    with pytest.raises(RequestError, match="no such file beside the spec"):
+        _plan(specs, "\nresources:", text + "\nresources:")
+    (specs / "rsa").mkdir()
+    found = []
+    for content in ("0,1\n1,0\n", "0,2\n2,0\n"):
+        (specs / "rsa/m.csv").write_text(content)
+        (specs / "rsa/m.txt").write_text("a\nb\n")
+        found.append(_identities(_plan(specs, "\nresources:", text + "\nresources:")))
+    differing = {name.split("@")[0] for name in found[0] if found[0][name] != found[1][name]}
+    assert differing == {"probe", "report"}
+
+
+@pytest.mark.parametrize(
+    "old, new, problem",
+    [
+        ("demo/concepts-noto", "demo/concepts-notto", "did you mean 'demo/concepts-noto'"),
+        ("    distance: true", f"{LINEAR}\n    distance: true", "a linear probe learns classes"),
+        ("    distance: true", f"{RSA}\n    distance: true".replace("rsa/m.csv", "../m.npy"), "probes.rsa.matrix"),
+        ("    distance: true", f"{RSA}\n    distance: true".replace("m.csv", "m.pkl"), "probes.rsa.matrix"),
+        ("stages: [pretrain, finetune]", "stages: []", "science.probes.stages"),
+        ("images: 64", "images: 3", "science.probes.features.images"),
+    ],
+)
+def test_a_wrong_probe_is_refused_by_line(specs: Path, old: str, new: str, problem: str) -> None:
+    with pytest.raises(RequestError) as error:
+        _plan(specs, "\nresources:", PROBES.replace(old, new, 1) + "\nresources:")
+    assert problem in str(error.value) and "demo.yaml:" in str(error.value)
 
 
 def test_params_json_is_what_the_specs_say() -> None:

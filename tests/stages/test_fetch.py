@@ -67,10 +67,10 @@ def test_a_fetcher_of_another_package(installed: None, context: Callable[[dict[s
 
 def test_built_in_names_are_not_taken_over(installed: None) -> None:
     from pi_repro.data.demo import pairs
+    from pi_repro.data.nights import fetch as nights
 
     assert fetch.fetcher("demo_pairs") is pairs.fetch
-    with pytest.raises(StateError, match="not built yet"):
-        fetch.fetcher("nights")
+    assert fetch.fetcher("nights") is nights.fetch
 
 
 @pytest.mark.parametrize("name", sorted(fetch.MODULES))
@@ -78,19 +78,8 @@ def test_built_in_fetchers_exist(name: str) -> None:
     assert callable(fetch.fetcher(name))
 
 
-def test_a_spec_may_name_every_fetcher_that_is_built() -> None:
-    assert set(fetch.MODULES) <= set(plugins.BUILT_IN["fetchers"])
-
-
-@pytest.mark.parametrize("card", ["nights", "yfcc15m", "zeroshot-29-2"])
-def test_a_known_fetcher_that_is_not_built_says_what_to_do(
-    card: str, context: Callable[[dict[str, Any]], StageContext]
-) -> None:
-    stage = context({"recipe": 1, "card": yaml.safe_load((CARDS / f"{card}.yaml").read_text())})
-    with pytest.raises(StateError, match="not built yet") as caught:
-        fetch.run(stage)
-    assert "pirepro disable" in str(caught.value)
-    assert not stage.out.exists()
+def test_a_spec_may_name_the_fetchers_that_are_built_and_no_others() -> None:
+    assert set(fetch.MODULES) == set(plugins.BUILT_IN["fetchers"])
 
 
 def test_an_unknown_fetcher_is_named_with_the_nearest(context: Callable[[dict[str, Any]], StageContext]) -> None:
