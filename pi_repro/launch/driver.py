@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pi_repro.errors import Interrupted, RequestError, StateError
-from pi_repro.plan.graph import Plan
+from pi_repro.plan.graph import Plan, Stage
 from pi_repro.plan.resolve import Resolved, resolve
 from pi_repro.spec.fingerprint import environment_id
 
 from . import progress, workspace
 from .job import Job, job_of
 from .places import Places
-from .runner import Handle, Runner
+from .runner import Handle, LocalHandle, Runner
 from .store import Published, Store
 from .worker import BUSY
 
 Event = Literal[
     "published", "cached", "adopted", "restored", "started", "attached", "failed", "skipped", "stopped", "recording"
 ]
+
+#: Stages side by side of kinds that run on the machine of a driver which dispatches the others.
+_HERE = 4
+#: Times that a stage is begun in vain because another process has it.
+_BUSY_TIMES = 10
+#: Lines shown of the begin, and of the end, of what a failed job said.
+_ENDS = 20
 
 
 @dataclass
@@ -41,6 +49,11 @@ class Running:
     def progress(self) -> progress.State | None:
         """How far the job is."""
         return progress.read(self.job.scratch)
+
+    @property
+    def note(self) -> str:
+        """Where the job is, as its launcher says; empty when that is here."""
+        return self.handle.note if self.handle else ""
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,11 @@ class Driver:
         runner: who starts jobs.
         parallel: jobs side by side.
         watcher: who is told.
+        here: kinds that the runner runs on this machine though it dispatches the others: few at once, as the
+            machine is then one that people share.
         force: names of stages to run even if published (the result must be the same bits).
         keep_going: go on with independent branches after a failure.
+        each: called once a round, between looking and waiting.
         statuses: exit status of each failed stage.
     """
 
@@ -71,8 +87,10 @@ class Driver:
     runner: Runner
     parallel: int
     watcher: Watcher
+    here: frozenset[str] = frozenset()
     force: frozenset[str] = frozenset()
     keep_going: bool = False
+    each: Callable[[], None] = lambda: None
 
     statuses: dict[str, int] = field(default_factory=dict)
 
@@ -85,6 +103,7 @@ class Driver:
         self.failed: dict[str, str] = {}
         self._forced = set(self.force)
         self._missing: set[str] = set()
+        self._busy: Counter[str] = Counter()
 
     def run(self, poll_s: float = 0.1) -> None:
         """Run until everything is published or nothing more can be.
@@ -101,14 +120,12 @@ class Driver:
                     break
                 started = self._advance()
                 self.watcher.tick(self.running, len(self.published), len(self.plan.stages))
+                self.each()
                 if not self.running and not started:
                     break
                 time.sleep(poll_s)
         except KeyboardInterrupt:
-            self._stop()
-            raise Interrupted(
-                "stopped; every running stage saved its state", todo="run the same command again to go on"
-            ) from None
+            raise self._interrupted(self._stop()) from None
         if self.failed:
             statuses = set(self.statuses.values())
             kind = Interrupted if 130 in statuses else RequestError if statuses == {2} else StateError
@@ -130,17 +147,22 @@ class Driver:
                 continue
             if any(name not in self.published for name in names):
                 continue
-            if stage.name in self._missing and len(self.running) >= self.parallel:
+            if stage.name in self._missing and not self._room(stage):
                 continue  # looked for before; it waits for a free place
             resolved = resolve(stage, parents, self.done, self.environment, self.store.digest)
             if self._finish(resolved):
                 changed = True
-            elif len(self.running) < self.parallel:
+            elif self._room(stage):
                 self._start(job_of(resolved, parents, self.done, self.places))
                 changed = True
             else:
                 self._missing.add(stage.name)
         return changed
+
+    def _room(self, stage: Stage) -> bool:
+        """Whether one more may start."""
+        beside = sum(running.job.kind in self.here for running in self.running.values())
+        return len(self.running) < self.parallel and (stage.kind not in self.here or beside < _HERE)
 
     def _finish(self, resolved: Resolved, how: Event = "cached") -> bool:
         """Show a stage that is published, or that the workspace holds; False when it must run."""
@@ -162,7 +184,9 @@ class Driver:
         return True
 
     def _start(self, job: Job) -> None:
-        if job.lease.holder() is not None:
+        holder = job.lease.holder()
+        # A runner whose jobs outlive drivers finds its own again; of another's, only the lease tells.
+        if holder is not None and not (self.runner.outlives and holder.get("slurm_job")):
             self.running[job.name] = Running(job, None)
             self.watcher.event("attached", job.name, job.fingerprint)
             return
@@ -191,16 +215,23 @@ class Driver:
             if status is None:
                 continue
             del self.running[name]
-            if status == BUSY:
-                continue  # someone else had it, or died with it: the next round attaches or starts
+            # Someone else had it, or died with it: the next round attaches or starts.
+            self._busy[name] += status == BUSY and running.handle is not None
+            if status == BUSY and self._busy[name] < _BUSY_TIMES:
+                continue
             stage = self.plan.stage(name)
             resolved = resolve(stage, self.plan.parents[name], self.done, self.environment, self.store.digest)
             if status == 0 and resolved.fingerprint == running.job.fingerprint:
                 self._compare_forced(running.job)
             if status == 0 and self._finish(resolved, "published"):
                 continue
-            self.failed[name], self.statuses[name] = failure(running.job, status), status
-            self.watcher.event("stopped" if status == 130 else "failed", name, self.failed[name])
+            why = running.handle.why if running.handle else ""
+            if status == BUSY:
+                status, why = StateError.exit_status, _never_ours(running.job)
+            # All is said now; at the end, which may be days later, only who failed and where to read on.
+            self.watcher.event("stopped" if status == 130 else "failed", name, failure(running.job, status, why))
+            how = "stopped, its state is saved" if status == 130 else f"failed, as told; log: {running.job.log}"
+            self.failed[name], self.statuses[name] = f"{name}: {how}", status
 
     def _compare_forced(self, job: Job) -> None:
         aside = self.places.store / ".aside" / job.fingerprint
@@ -216,20 +247,47 @@ class Driver:
             )
         shutil.rmtree(aside)
 
-    def _stop(self) -> None:
-        """Ask every job that this driver started to save and stop, and wait for it."""
-        for running in self.running.values():
-            if running.handle:
-                running.handle.stop()
-        for running in self.running.values():
-            while running.handle and running.handle.poll() is None:
+    def _stop(self) -> int:
+        """Ask every job that ends with this driver to save and stop, and wait for it; returns how many go on."""
+        handles = [running.handle for running in self.running.values() if running.handle]
+        ending = [handle for handle in handles if not self.runner.outlives or isinstance(handle, LocalHandle)]
+        for handle in ending:
+            handle.stop()
+        for handle in ending:
+            while handle.poll() is None:
                 time.sleep(0.05)
+        return len(handles) - len(ending)
+
+    def _interrupted(self, left: int) -> Interrupted:
+        if not self.runner.outlives:
+            return Interrupted(
+                "stopped; every running stage saved its state", todo="run the same command again to go on"
+            )
+        return Interrupted(
+            f"no longer waiting; jobs that go on in SLURM: {left}",
+            todo="run the same command again (--detach: in the background, followed by pirepro attach) to go on;\n"
+            "           pirepro status looks, pirepro cancel stops the jobs",
+        )
 
 
-def failure(job: Job, status: int) -> str:
-    """What a failed job says for itself: the message it ended with, and where the rest stands."""
+def _never_ours(job: Job) -> str:
+    return (
+        f"{_BUSY_TIMES} times another process had it when it began, and was gone when the driver looked\n"
+        f"to do:   see who writes {job.lease.path}, then run again"
+    )
+
+
+def failure(job: Job, status: int, why: str = "") -> str:
+    """What a failed job says for itself: the message it ended with, cut in its middle, and where the rest stands.
+
+    Args:
+        job: which.
+        status: it ended with.
+        why: what its launcher adds.
+    """
+    told = [f"  {line}" for line in why.splitlines()]
     if status == 130:
-        return f"{job.name}: stopped, its state is saved"
+        return "\n".join([f"{job.name}: stopped, its state is saved", *told])
     lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines() if job.log.is_file() else []
     errors = job.scratch / "stderr.txt"
     if status < 0 or not lines:
@@ -237,5 +295,7 @@ def failure(job: Job, status: int) -> str:
         lines.append(f"killed by signal {-status}" if status < 0 else f"ended with status {status}")
     attempt = max((number for number, line in enumerate(lines) if " begins, fingerprint " in line), default=0)
     errors_at = (number for number, line in enumerate(lines) if number >= attempt and " E " in line[:24])
-    begin = next(errors_at, max(0, len(lines) - 8))
-    return "\n".join([f"{job.name} failed:", *(f"  {line}" for line in lines[begin:]), f"  log:     {job.log}"])
+    said = lines[next(errors_at, max(0, len(lines) - 8)) :]
+    if len(said) > 2 * _ENDS:  # every process of a large job may add a traceback
+        said = [*said[:_ENDS], f"... {len(said) - 2 * _ENDS} lines more ...", *said[-_ENDS:]]
+    return "\n".join([f"{job.name} failed:", *(f"  {line}" for line in said), *told, f"  log:     {job.log}"])

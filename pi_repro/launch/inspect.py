@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pi_repro.files import read_json
@@ -18,7 +18,13 @@ from .lease import Lease
 from .places import Places
 from .store import Store
 
-Kind = Literal["published", "in workspace", "running", "stale", "missing", "waiting"]
+Kind = Literal["published", "in workspace", "running", "queued", "stale", "missing", "waiting"]
+
+#: Asks a cluster about fingerprints: what it says of those that have a live job; None when it does not answer.
+View = Callable[[Iterable[str]], Mapping[str, str] | None]
+
+#: Note of a stage that was submitted, whose job may wait or run for all that is known.
+SILENT = "SLURM does not answer"
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,9 @@ class State:
 
     Attributes:
         stage: the stage.
-        kind: published (in the store), in workspace (pulled; adopted when needed), running, stale
+        kind: published (in the store), in workspace (pulled; adopted when needed), running, queued, stale
             (recorded with other settings), missing, or waiting (an input does not exist yet).
-        note: the changed fields, the progress, or what it waits for.
+        note: the changed fields, the progress, what its cluster says (or SILENT), or what it waits for.
         fingerprint: None while waiting.
         bytes: size of what was published.
     """
@@ -41,11 +47,26 @@ class State:
     bytes: int | None
 
 
-def states(plan: Plan, places: Places) -> list[State]:
-    """The state of every stage of a plan."""
+def states(plan: Plan, places: Places, view: View | None = None) -> list[State]:
+    """The state of every stage of a plan; a cluster is asked once for all that were submitted."""
     entries = record.recorded(places)
     done = _resolve(plan, places)
-    return [_state(done[stage.name], places, entries.get(stage.name)) for stage in plan.stages]
+    submitted = [
+        item.fingerprint
+        for item in done.values()
+        if view
+        and item.fingerprint
+        and item.digest is None
+        and (places.scratch / item.fingerprint / "attempts").is_dir()
+    ]
+    queue = view(submitted) if view and submitted else {}
+    if queue is None:
+        found = [_state(done[stage.name], places, entries.get(stage.name)) for stage in plan.stages]
+        return [
+            replace(state, note=SILENT) if state.fingerprint in submitted and state.kind != "running" else state
+            for state in found
+        ]
+    return [_state(done[stage.name], places, entries.get(stage.name), queue) for stage in plan.stages]
 
 
 def fingerprints(plan: Plan, places: Places) -> set[str]:
@@ -74,18 +95,32 @@ def _vouched(stage: Stage, fingerprint: str, places: Places) -> str | None:
     return content.get("outputs") if content.get("fingerprint") == fingerprint else None
 
 
-def _state(item: Resolved, places: Places, entry: Mapping[str, Any] | None) -> State:
+def identified(plan: Plan, name: str, places: Places) -> Resolved:
+    """A stage with its fingerprint, as far as it is known.
+
+    Raises:
+        RequestError: when there is no such stage.
+    """
+    plan.stage(name)
+    return _resolve(plan.with_ancestors({name}), places)[name]
+
+
+def _state(
+    item: Resolved, places: Places, entry: Mapping[str, Any] | None, queue: Mapping[str, str] | None = None
+) -> State:
     stage = item.stage
     if item.fingerprint is None:
         return State(stage, "waiting", f"for {_some(item.waiting_for)}", None, None)
     published = Store(places.store).get(item.fingerprint)
     if published:
         return State(stage, "published", "", item.fingerprint, published.manifest.bytes)
-    folder = places.scratch / item.fingerprint
+    folder, queued = places.scratch / item.fingerprint, (queue or {}).get(item.fingerprint, "")
     if Lease(folder / "lease.json").holder() is not None:
         reading = progress.read(folder)
         note = f"{reading.done:,} of {reading.total:,} {reading.unit}" if reading else "begins"
-        return State(stage, "running", note, item.fingerprint, None)
+        return State(stage, "running", ", ".join(filter(None, (note, queued))), item.fingerprint, None)
+    if queued:
+        return State(stage, "queued", queued, item.fingerprint, None)
     if item.digest is not None:
         return State(stage, "in workspace", "pulled; provenance agrees", item.fingerprint, None)
     if entry:

@@ -1,35 +1,41 @@
-"""Who works on a fingerprint: a lock that the kernel frees when its holder dies, and a note for people."""
+"""Who works on a fingerprint: a lock that the kernel frees when its holder dies, and a note for people.
+
+Rule: only the lock counts, so none is ever stale. Where the file system has no locks, a claim that its
+holder touches stands for it (`heartbeat`).
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from pi_repro.launch import heartbeat
+from pi_repro.launch.heartbeat import LOCKLESS, Claim
+
 #: Tries: `holder` holds the lock for a moment, which is not another owner.
 _PEEKS = 10
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass
 class Lease:
     """A lock on a file, held until `release`, the end of the process, or the machine's.
 
-    The file stays when the lock goes: only the lock counts, so none is ever stale.
+    The file stays when the lock goes.
     """
 
     path: Path
     _file: IO[str] | None = None
+    _claim: Claim | None = None
 
     def acquire(self) -> bool:
         """Take the lock and write who holds it; False when another process has it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        about = heartbeat.identity()
         file = self.path.open("a+", encoding="utf-8")
         for left in reversed(range(_PEEKS)):
             try:
@@ -40,8 +46,15 @@ class Lease:
                     file.close()
                     return False
                 time.sleep(0.01)
+            except OSError as error:
+                file.close()
+                if error.errno not in LOCKLESS:
+                    raise
+                claim = Claim(self.path, about)
+                self._claim = claim if claim.make() else None
+                return self._claim is not None
         file.truncate(0)
-        file.write(json.dumps(_self()))
+        file.write(json.dumps(about))
         file.flush()
         self._file = file
         return True
@@ -51,6 +64,9 @@ class Lease:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._claim is not None:
+            self._claim.end()
+            self._claim = None
 
     def holder(self) -> dict[str, Any] | None:
         """Who holds the lock now, or None when nobody does."""
@@ -61,6 +77,10 @@ class Lease:
                     return None
                 except BlockingIOError:
                     text = file.read()
+                except OSError as error:
+                    if error.errno not in LOCKLESS:
+                        raise
+                    return heartbeat.living(self.path)
         except FileNotFoundError:
             return None
         try:
@@ -75,12 +95,3 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
-
-
-def _self() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "boot": _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "",
-        "pid": os.getpid(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-    }

@@ -190,6 +190,9 @@ def _shared(loaded: Loaded, places: Places, folder: Path, *, anonymous: bool) ->
     """Recipe, cards, model and what a rebuild reads besides."""
     given = loaded.path.parent
     rows = [(loaded.path, _spec_path(loaded, places), "Recipe of the experiment")]
+    rows += [(base, f"specs/{base.name}", "Recipe that it extends") for base in loaded.bases]
+    if loaded.claims is not None and (report := loaded.experiment.science.report):
+        rows.append((given / f"{report.claims}.yaml", f"specs/{report.claims}.yaml", "Claims that the report judges"))
     for name in loaded.cards:
         rows.append(
             (given / "data" / f"{name}.yaml", f"specs/data/{name}.yaml", f"Card of {name}: sources and licences")
@@ -199,6 +202,10 @@ def _shared(loaded: Loaded, places: Places, folder: Path, *, anonymous: bool) ->
         rows.append(
             (given / "models" / model, f"specs/models/{model}", "Configuration of the model, as open_clip reads it")
         )
+    rows += [
+        (given / entry["file"], f"specs/{entry['file']}", "Given to the probes: for RSA")
+        for entry in loaded.given.values()
+    ]
     rows += [
         (places.workspace / name, name, description)
         for name, description in SHARED.items()

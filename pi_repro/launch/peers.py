@@ -1,7 +1,7 @@
 """The processes of one job: who this one is, and the others on this host.
 
 Rule: the first process takes the lease, checks the inputs and publishes. Where nobody started the others
-(torchrun, one task a GPU), it starts them; they die with it, and it ends when one of them is lost.
+(srun and torchrun do: `rollcall`), it starts them; they die with it, and it ends when one of them is lost.
 """
 
 from __future__ import annotations
@@ -15,35 +15,52 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pi_repro.errors import Interrupted, RequestError, StateError
-from pi_repro.files import read_json, write_json
 from pi_repro.stages.context import Processes
 
 from .job import Job
-from .store import Store
 
 _PR_SET_PDEATHSIG = 1
 _PARENT, _MEET = "PIREPRO_PARENT", "PIREPRO_MEET"
-_READY = "ready.json"
+#: Rendezvous of processes that the first tells where to meet.
+TO_BE_SAID = "tcp://"
 #: What a process says that lost another: of no interest beside what the other one said.
 _LOST = (
-    *("Connection closed", "Connection reset", "Broken pipe", "Timed out waiting"),
+    *("Connection closed", "Connection reset", "Broken pipe", "Timed out waiting", "Wait timeout", "wait timeout"),
+    *("Connection was likely closed", "Connection refused", "timed out after", "Application timeout"),
     *("ncclRemoteError", "remote process exited", "communicator was aborted"),
 )
 
 
-def here() -> Processes | None:
+def here(environ: Mapping[str, str] = os.environ) -> Processes | None:
     """This process among the others, if somebody started several; None if it is by itself.
 
-    The variables are torchrun's.
+    The variables are torchrun's, which `Peers` gives as well, or those of a step of a SLURM job of ours.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return None
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-    return Processes(rank, int(os.environ["WORLD_SIZE"]), local, os.environ.get(_MEET))
+    if int(environ.get("WORLD_SIZE", "1")) > 1:
+        rank, local = int(environ["RANK"]), int(environ.get("LOCAL_RANK", environ["RANK"]))
+        ours = _MEET in environ
+        gpu = local if ours else gpu_of(local, environ)
+        return Processes(rank, int(environ["WORLD_SIZE"]), gpu, environ.get(_MEET))
+    if environ.get("PIREPRO_JOB_LAUNCHER") == "slurm" and int(environ.get("SLURM_NTASKS", "1")) > 1:
+        gpu = gpu_of(int(environ["SLURM_LOCALID"]), environ)
+        return Processes(int(environ["SLURM_PROCID"]), int(environ["SLURM_NTASKS"]), gpu, TO_BE_SAID)
+    return None
+
+
+def gpu_of(local_rank: int, environ: Mapping[str, str]) -> int:
+    """Which of the GPUs that it sees a process takes.
+
+    Args:
+        local_rank: its number among the job's processes on its host.
+        environ: its variables: where each process sees a single GPU (`--gpus-per-task`), that is its own.
+    """
+    shown = environ.get("CUDA_VISIBLE_DEVICES", "").strip(",")
+    return 0 if shown and "," not in shown else local_rank
 
 
 def die_with_parent() -> None:
@@ -56,25 +73,29 @@ def die_with_parent() -> None:
         os._exit(1)
 
 
-def announce(job: Job) -> None:
-    """Tell processes that somebody else started that lease and inputs are in order."""
-    write_json(job.scratch / _READY, job.lease.holder() or {})
-
-
-def wait_for_first(job: Job, poll_s: float = 0.1) -> bool:
-    """Wait until the first process is ready; False where the stage is published already."""
-    store, ready = Store(job.places.store), job.scratch / _READY
-    while store.get(job.fingerprint) is None:
-        # What an earlier attempt announced names another holder.
-        if ready.is_file() and (holder := job.lease.holder()) and read_json(ready) == holder:
-            return True
-        time.sleep(poll_s)
-    return False
-
-
 def lost_another(error: Exception) -> bool:
     """Whether an error only says that another process is gone."""
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST)
+
+
+def lost(job: Job, rank: int, size: int, status: int | None, host: str = "") -> StateError | RequestError:
+    """What to say of a process that ended too early.
+
+    Args:
+        job: what it computed.
+        rank: its number.
+        size: how many there are.
+        status: what it ended with; negative by a signal; None without a word.
+        host: where it was, when it was not here.
+    """
+    kind = RequestError if status == RequestError.exit_status else StateError
+    said = "killed, or its host failed" if status is None else f"killed by signal {-status}" if status < 0 else None
+    return kind(
+        f"process {rank} of {size} {'was lost' if said else 'failed'}",
+        where=job.name,
+        given=(said or "its message stands beside this one") + (f" (on {host})" if host else ""),
+        todo="run again: it resumes from the last checkpoint",
+    )
 
 
 @dataclass
@@ -160,11 +181,4 @@ class Peers:
         os._exit(error.exit_status)
 
     def _error(self, rank: int, status: int) -> StateError | RequestError:
-        kind = RequestError if status == RequestError.exit_status else StateError
-        said = f"killed by signal {-status}" if status < 0 else "its message stands above"
-        return kind(
-            f"process {rank} of {self.job.processes} was lost",
-            where=self.job.name,
-            given=said,
-            todo="run again: it resumes from the last checkpoint",
-        )
+        return lost(self.job, rank, self.job.processes, status)

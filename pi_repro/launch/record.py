@@ -1,24 +1,35 @@
-"""DVC's record of stages that were executed outside DVC: dvc.lock and cache, so that `dvc repro` has nothing to do."""
+"""DVC's record of stages that were executed outside DVC: dvc.lock and cache, so that `dvc repro` has nothing to do.
+
+Rule: DVC is never killed here. With its lock for shared file systems (core.hardlink_lock) a killed DVC would leave
+that lock behind for a year.
+"""
 
 from __future__ import annotations
 
 import configparser
 import hashlib
 import importlib.util
+import io
 import json
 import os
+import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pi_repro.errors import StateError
+from pi_repro.files import write_atomic
 from pi_repro.plan import params
 from pi_repro.plan.graph import Plan, Stage
 from pi_repro.spec import yamlfile
 from pi_repro.spec.fingerprint import LOCK
 
+from . import workspace
 from .manifest import dvc_md5
 from .places import Places
 from .store import Published
@@ -100,25 +111,147 @@ def _md5(path: str, outs: Mapping[str, Published]) -> str:
     return dvc_md5(files)
 
 
-def record(names: Iterable[str], places: Places) -> None:
+@dataclass
+class Recorder:
+    """Records the stages of a plan as they are published, several at once.
+
+    Attributes:
+        plan: whose stages.
+        places: where.
+        say: told how many stages are being recorded, or what DVC said instead.
+        every_s: seconds between two records while stages go on.
+    """
+
+    plan: Plan
+    places: Places
+    say: Callable[[str], None]
+    every_s: float = 10.0
+    _recorded: set[str] = field(default_factory=set)
+    _last: float = float("-inf")
+
+    def some(self, published: Mapping[str, Published]) -> None:
+        """Record what is new, unless that was done a moment ago; what DVC refuses is tried again."""
+        if time.monotonic() - self._last < self.every_s or not published.keys() - self._recorded:
+            return
+        try:
+            self._record(published, patience_s=0)
+        except StateError as error:
+            self.say(f"not yet: {error.given or error.problem}")
+        self._last = time.monotonic()
+
+    def rest(self, published: Mapping[str, Published]) -> None:
+        """Record all that is left.
+
+        Raises:
+            StateError: when DVC is absent or refuses.
+        """
+        if published.keys() - self._recorded:
+            self._record(published, patience_s=600)
+
+    def _record(self, published: Mapping[str, Published], patience_s: float) -> None:
+        new = {name: found for name, found in published.items() if name not in self._recorded}
+        wanting = {*unrecorded(self.plan, published, self.places), *uncached(self.plan, new, self.places)} & new.keys()
+        ends, single = ends_of(self.plan, wanting, published)
+        touched = {stage.name for stage in self.plan.with_ancestors({*ends}).stages} | {*single}
+        for stage in self.plan.stages:
+            if stage.name in touched:
+                # A second `dvc repro` removes outputs that are not recorded yet before it is refused.
+                workspace.show(stage, published[stage.name], self.places)
+        if wanting:
+            self.say(f"{len(wanting)} stages")
+        if ends:
+            record(ends, self.places, patience_s, with_ancestors=True)
+        if single:
+            record(single, self.places, patience_s)
+        self._recorded |= new.keys()
+
+
+def lock_for_shared_folders(places: Places) -> None:
+    """Have DVC lock by hard links from now on, which every shared file system knows; this workspace only."""
+    path = places.workspace / ".dvc" / "config.local"
+    parser = configparser.RawConfigParser()
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(path)
+    if parser.get("core", "hardlink_lock", fallback="") != "true":
+        if not parser.has_section("core"):
+            parser.add_section("core")
+        parser.set("core", "hardlink_lock", "true")
+        text = io.StringIO()
+        parser.write(text)
+        # DVC keeps keys of remotes in this file.
+        write_atomic(path, text.getvalue().encode(), stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600)
+
+
+def ends_of(plan: Plan, wanting: Collection[str], published: Collection[str]) -> tuple[list[str], list[str]]:
+    """By which names DVC records stages: ends, each with all that it depends on, and single stages.
+
+    DVC reads and writes the whole dvc.lock for each name that it is given (DVC 3: `dvc commit A B` is `dvc commit A`
+    and then `dvc commit B`), some seconds each where hundreds are recorded; once for a name with all before it.
+    """
+    left = set(wanting)
+    ends: list[str] = []
+    single: list[str] = []
+    for stage in reversed(plan.stages):
+        if stage.name not in left:
+            continue
+        before = {each.name for each in plan.with_ancestors({stage.name}).stages}
+        if len(before & left) > 1 and before <= set(published):
+            ends.append(stage.name)
+            left -= before
+        else:
+            single.insert(0, stage.name)
+            left.remove(stage.name)
+    return ends, single
+
+
+def record(names: Iterable[str], places: Places, patience_s: float = 600, *, with_ancestors: bool = False) -> None:
     """Have DVC record stages whose outputs are in place; one process for all of them.
+
+    Args:
+        names: the stages.
+        places: where.
+        patience_s: how long to wait for another DVC command to end, seconds.
+        with_ancestors: record also what they depend on.
 
     Raises:
         StateError: when DVC is absent or refuses.
     """
     names = list(names)
-    if not names:
-        return
     if importlib.util.find_spec("dvc") is None:
         raise StateError(
             "DVC is not installed in this environment, so dvc.lock was not brought up to date",
             todo="make env, then run again: nothing is recomputed",
         )
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--quiet", "--force", *names]
-    done = subprocess.run(command, cwd=places.workspace, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise StateError(
-            "DVC could not record what was published",
-            given=(done.stderr or done.stdout).strip()[-600:],
-            todo="mend what it names and run again: nothing is recomputed",
+    command = [sys.executable, "-m", "dvc", "commit", "--force", *(["--with-deps"] if with_ancestors else []), *names]
+    end = time.monotonic() + patience_s
+    while True:
+        status, said = _to_its_end(command, places.workspace)
+        if status == 0:
+            return
+        busy = "acquire lock" in said or "is busy" in said
+        if not busy or time.monotonic() > end:
+            break
+        time.sleep(1)
+    todo = "mend what it names and run again: nothing is recomputed"
+    if busy:
+        todo = (
+            "wait for the other DVC command and run again: nothing is recomputed;\n"
+            "           if no DVC command runs in this workspace, on no host, one was killed: rm .dvc/tmp/lock"
         )
+    given = said[-600:] or f"it ended with status {status} and said nothing"
+    raise StateError("DVC could not record what was published", given=given, todo=todo)
+
+
+def _to_its_end(command: list[str], folder: Path) -> tuple[int, str]:
+    """Run a command that neither Ctrl-C nor the end of a terminal reaches; what it says, and its status."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+        )
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+        said.seek(0)
+        return status, said.read().decode(errors="replace").strip()

@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Protocol
 
 from pi_repro.errors import StateError
+from pi_repro.plan import data_bill
 from pi_repro.plan.bill import Estimate, human_bytes
-from pi_repro.spec.card import Card, Source
+from pi_repro.spec import supplied
+from pi_repro.spec.card import Card
 from pi_repro.spec.experiment import Experiment, Resources
+
+from . import holdings
 
 #: A site file here says how jobs reach a cluster.
 SITES = Path("slurm", "sites")
@@ -79,7 +83,7 @@ def check(
     Args:
         cards: name -> card of every dataset and suite it names.
         estimate: of plan.cost for the same experiment, for disk.
-        site: name of the cluster the jobs go to; its devices are then its own business.
+        site: name of the cluster the jobs go to; its devices, and the folders it names, are then its own business.
         download: whether open data that is not here may be fetched.
         published_bytes: size of the outputs that are in the store already.
     """
@@ -87,28 +91,51 @@ def check(
     if experiment.science.device == "cuda" and site is None:
         missing += _devices(experiment.resources, places.workspace)
     missing += _data(cards, places, download)
-    missing += _disk(cards, places, estimate, published_bytes)
+    outputs = max(0, estimate.output_bytes - published_bytes)
+    missing += _disk(cards, places, outputs, estimate.scratch_bytes, site)
     return missing
 
 
-def refusal(missing: Sequence[Missing], experiment: str, spec: str) -> StateError:
+def check_data(card: Card, places: Places, *, site: str | None = None) -> list[Missing]:
+    """What is missing here for fetching one card: a data root, disk; or an empty list.
+
+    Which sets need terms to be accepted, and whether they were, its fetcher says before it downloads anything.
+
+    Args:
+        site: name of the cluster whose folders these are.
+    """
+    cards = {card.name: card}
+    return _root(cards.values(), places) + _disk(cards, places, 0, 0, site)
+
+
+def refusal(missing: Sequence[Missing], experiment: str, spec: str, site: str | None = None) -> StateError:
     """The error that stops a run: all that is missing, and what to type instead.
 
     Args:
         experiment: its name.
         spec: path of its file, as the user would type it.
+        site: name of the cluster the jobs go to; None for this machine.
     """
-    lines = [f"{len(missing)} of its needs are not met on this machine; nothing was fetched or started"]
+    where = f"on site {site}" if site else "on this machine"
+    lines = [f"{len(missing)} of its needs are not met {where}; nothing was fetched or started"]
     lines += [f"  - {item}" for item in missing]
+    elsewhere = (
+        f"           on a cluster:              pirepro run {spec} --slurm --site NAME\n"
+        "                                      (pirepro site init NAME describes it, on its login node)"
+    )
     return StateError(
         "\n".join(lines),
         where=f"experiment {experiment} ({spec})",
         todo=f"see its cost:              pirepro plan {spec}\n"
         f"           run the demo here:         pirepro run specs/demo.yaml\n"
-        f"           leave it out of dvc repro: pirepro disable {spec}\n"
-        f"           on a cluster:              pirepro run {spec} --slurm --site NAME\n"
-        "                                      (comes with the SLURM launcher)",
+        f"           leave it out of dvc repro: pirepro disable {spec}" + ("" if site else f"\n{elsewhere}"),
     )
+
+
+def data_refusal(missing: Sequence[Missing], name: str) -> StateError:
+    """The error that stops a fetch: all that is missing for a dataset."""
+    lines = [f"{len(missing)} of its needs are not met; nothing was fetched", *(f"  - {item}" for item in missing)]
+    return StateError("\n".join(lines), where=f"dataset {name}", todo=f"see its card: pirepro data card {name}")
 
 
 def gpus() -> tuple[Gpu, ...]:
@@ -162,14 +189,14 @@ def _devices(resources: Resources, workspace: Path) -> list[Missing]:
     if fewer:
         todo = f"set resources.gpus: {fewer} in the spec (slower, the same bits), or use a larger machine"
     missing = [Missing("GPUs", f"{needed} CUDA GPU{'s' * (needed > 1)}{size}", _described(here), todo)]
-    sites = workspace / SITES
-    if not enough and not any(sites.glob("*.yaml")):
+    sites = [path for path in (workspace / SITES).glob("*.yaml") if path.name != "example.yaml"]
+    if not enough and not sites:
         missing.append(
             Missing(
                 "cluster site",
                 f"a site file in {SITES}/, where this machine has no GPU",
                 "none",
-                f"describe your cluster in {SITES}/NAME.yaml (comes with the SLURM launcher)",
+                "pirepro site init NAME, on the cluster's login node; then pirepro run SPEC --slurm",
             )
         )
     return missing
@@ -185,21 +212,18 @@ def _described(here: Iterable[Gpu]) -> str:
 
 
 def _data(cards: Mapping[str, Card], places: Places, download: bool) -> list[Missing]:
-    absent = [card for _, card in sorted(cards.items()) if not _is_here(card, places)]
-    away = [card for card in absent if card.location == "site"]
-    missing = []
-    if away and places.data_root is None:
-        sizes = ", ".join(f"{card.name} about {human_bytes(card.disk_bytes)}" for card in away)
-        missing.append(
-            Missing(
-                "data root",
-                f"a folder for {sizes}",
-                "none configured",
-                "export PIREPRO_DATA_ROOT=/large/disk, or name data_root in a site file",
-            )
-        )
+    absent = [
+        card for _, card in sorted(cards.items()) if not holdings.is_here(card, places.workspace, places.data_root)
+    ]
+    missing = _root(absent, places)
     for card in absent:
-        gated = [source for source in card.sources if source.access == "gated" and not _brought(card, source, places)]
+        gated = [
+            source
+            for source in card.sources
+            if source.access == "gated"
+            and holdings.is_wanted(card, source)
+            and not holdings.is_brought(card, source, places.data_root)
+        ]
         if not download:
             missing.append(
                 Missing(
@@ -221,32 +245,36 @@ def _data(cards: Mapping[str, Card], places: Places, download: bool) -> list[Mis
     return missing
 
 
-def _is_here(card: Card, places: Places) -> bool:
-    """Fetched: the workspace has its index, and the data root its shards where they belong there."""
-    index = "suite.json" if card.kind == "suite" else "index.json"
-    if not (places.workspace / "data" / card.name / index).is_file():
-        return False
-    return card.location == "workspace" or (places.data_root is not None and (places.data_root / card.name).is_dir())
+def _root(absent: Iterable[Card], places: Places) -> list[Missing]:
+    """A folder for what does not lie in the workspace."""
+    away = [card for card in absent if card.location == "site"]
+    if not away or places.data_root is not None:
+        return []
+    sizes = ", ".join(f"{card.name} about {human_bytes(card.disk_bytes)}" for card in away)
+    todo = "export PIREPRO_DATA_ROOT=/large/disk, or name data_root in a site file"
+    return [Missing("data root", f"a folder for {sizes}", "none configured", todo)]
 
 
-def _brought(card: Card, source: Source, places: Places) -> bool:
-    """A gated source is there once a person put its folder into the data root."""
-    return places.data_root is not None and (places.data_root / card.name / source.name).is_dir()
+def _disk(cards: Mapping[str, Card], places: Places, outputs: int, scratch: int, site: str | None) -> list[Missing]:
+    """Outputs are copied into the store, the workspace and DVC's cache; folders of one disk add up.
 
-
-def _disk(cards: Mapping[str, Card], places: Places, estimate: Estimate, published: int) -> list[Missing]:
-    """Outputs are copied into the store, the workspace and DVC's cache; folders of one disk add up."""
-    absent = [card for card in cards.values() if not _is_here(card, places)]
-    own = sum(card.disk_bytes for card in absent if card.location == "workspace")
-    away = sum(card.disk_bytes for card in absent if card.location == "site")
-    outputs = max(0, estimate.output_bytes - published) + own
+    What an interrupted fetch left is not needed twice. Folders that a site names have quotas that no look at the
+    disk tells.
+    """
+    absent = [card for card in cards.values() if not holdings.is_here(card, places.workspace, places.data_root)]
+    outputs += sum(card.disk_bytes for card in absent if card.location == "workspace")
     needs = [
         ("store", places.store, outputs),
         ("workspace and DVC's cache", places.workspace, 2 * outputs),
-        ("scratch", places.scratch, estimate.scratch_bytes if outputs else 0),
+        ("scratch", places.scratch, scratch if outputs else 0),
     ]
     if places.data_root is not None:
-        needs.append(("data root", places.data_root, away))
+        away = [card for card in absent if card.location == "site"]
+        # Shards that several cards share are made once.
+        shards = {data_bill.owner(card): _to_write(card, places.data_root) for card in away}
+        needs.append(("data root", places.data_root, sum(shards.values())))
+    if site is not None:
+        needs = [need for need in needs if need[1].is_relative_to(places.workspace)]
     disks: dict[int, list[tuple[str, Path, int]]] = {}
     for name, path, size in needs:
         ground = _existing(path)
@@ -265,6 +293,13 @@ def _disk(cards: Mapping[str, Card], places: Places, estimate: Estimate, publish
                 )
             )
     return missing
+
+
+def _to_write(card: Card, data_root: Path) -> int:
+    """Bytes that a fetch still puts into the data root, at its peak; local copies are linked."""
+    copied = supplied.copies().keys() & {source.name for source in card.sources}
+    cost = data_bill.bill(card)
+    return max(0, (cost.disk_bytes if copied else cost.peak_bytes) - holdings.used(data_root / data_bill.owner(card)))
 
 
 def _existing(path: Path) -> Path:

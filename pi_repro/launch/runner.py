@@ -26,11 +26,23 @@ class Handle(Protocol):
         """Exit status, or None while it runs."""
 
     def stop(self) -> None:
-        """Ask it to save and stop."""
+        """Ask it to save and stop; of a runner whose jobs outlive the driver, do nothing."""
+
+    @property
+    def note(self) -> str:
+        """Where it is, for people: "job 12 on n1"; empty when there is nothing to say."""
+
+    @property
+    def why(self) -> str:
+        """After a failure: what kind it was and what to do; empty when the job's log says all."""
 
 
 class Runner(Protocol):
     """Starts jobs. A started job outlives whoever waits for it."""
+
+    @property
+    def outlives(self) -> bool:
+        """Whether jobs go on when the driver is told to stop."""
 
     def start(self, job: Job) -> Handle:
         """Start a job; returns at once."""
@@ -41,6 +53,8 @@ class LocalHandle:
     """A worker process of this machine."""
 
     process: subprocess.Popen[bytes]
+    note: str = ""
+    why: str = ""
 
     def poll(self) -> int | None:
         """Exit status of the worker, or None."""
@@ -54,6 +68,8 @@ class LocalHandle:
 
 class LocalRunner:
     """Workers on this machine, each a session of its own, so that Ctrl-C reaches the driver alone."""
+
+    outlives = False
 
     def start(self, job: Job) -> LocalHandle:
         """Start a worker with the environment that its mode needs (set before torch is imported)."""

@@ -34,7 +34,7 @@ from .recorded import LEDGER, TRAINING, Recorded
 from .runner import LocalRunner
 from .store import Store
 
-TRAININGS = ("initialize", "pretrain", "finetune")
+TRAININGS = ("initialize", "pretrain", "joint", "finetune")
 _WISH = "verify.json"
 
 

@@ -53,7 +53,7 @@ def show(stage: Stage, published: Published, places: Places) -> str | None:
         fresh.mkdir(exist_ok=True)
         if existed:
             remove(target)
-        os.rename(fresh, target)
+        _rename(fresh, target, published)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     _mark(target, marker, published.fingerprint)
@@ -109,6 +109,15 @@ def _copy(source: Path, target: Path) -> None:
                 shutil.copyfileobj(reader, writer, 1 << 20)
                 break
             left -= sent
+
+
+def _rename(fresh: Path, target: Path, published: Published) -> None:
+    try:
+        os.rename(fresh, target)
+    except OSError:
+        # Another waiter for the same stage may have been faster.
+        if not target.is_dir() or manifests.of_folder(target).digest != published.manifest.digest:
+            raise
 
 
 _RANGE = hasattr(os, "copy_file_range")

@@ -83,7 +83,7 @@ def test_a_laptop_is_told_all_at_once(
         "PIREPRO_DATA_ROOT",
         "imagenet1k",
         "objectnet",
-        "yfcc15m about 1.12 TB",
+        "yfcc15m about 1.16 TB",
         "pirepro run specs/demo.yaml",
         "pirepro disable specs/pi_vs_random.yaml",
         "--slurm --site NAME",

@@ -1,0 +1,1 @@
+"""Programs that make what the checkout needs: environments, locks, the container image."""
