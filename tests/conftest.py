@@ -1,7 +1,10 @@
-"""Exact mode's pins are set before anything imports torch."""
+"""Before anything is imported: exact mode's pins, and local servers are asked without a proxy of this machine's."""
 
 import os
 
 from pi_repro.provenance.determinism_env import ENVIRONMENT
 
 os.environ.update(ENVIRONMENT)
+# Of tests and of all that they start; clients read either spelling. Other hosts are reached as before.
+_DIRECT = ",".join(filter(None, (os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), "127.0.0.1,localhost,::1")))
+os.environ |= {"no_proxy": _DIRECT, "NO_PROXY": _DIRECT}

@@ -27,6 +27,7 @@ class Live:
         self._plain = plain or not self._console.is_terminal
         self._live = None if self._plain else RichLive(console=self._console, refresh_per_second=4, transient=True)
         self._logged: dict[str, float] = {}
+        self._noted: dict[str, tuple[str, float]] = {}
         self._begun = time.monotonic()
         self._cached = 0
 
@@ -78,9 +79,17 @@ class Live:
         for name, job in running.items():
             last = self._logged.setdefault(name, now)
             state = job.progress
+            self._note(name, job.note, now)
             if state and now - last >= _LOG_EVERY_S:
                 self._logged[name] = now
                 self._line(f"running   {name}  {_words(state)}")
+
+    def _note(self, name: str, note: str, now: float) -> None:
+        """A line when what the launcher says of a job has changed, but not more often than other lines."""
+        said, moment = self._noted.get(name, ("", -_LOG_EVERY_S))
+        if note and note != said and now - moment >= _LOG_EVERY_S:
+            self._noted[name] = (note, now)
+            self._line(f"queue     {name}  {note}")
 
 
 def _table(running: dict[str, Running], done: int, total: int) -> Group:
@@ -88,7 +97,7 @@ def _table(running: dict[str, Running], done: int, total: int) -> Group:
     for name, job in running.items():
         state = job.progress
         bar = ProgressBar(total=max(state.total, 1) if state else 1, completed=state.done if state else 0, width=24)
-        words = _words(state) if state else "begins"
+        words = ", ".join(filter(None, (_words(state) if state else "" if job.note else "begins", job.note)))
         table.add_row(name, bar, Text(words, style="dim"))
     return Group(table, Text(f"{done} of {total} stages published", style="dim")) if total else Group(table)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,26 +21,60 @@ if TYPE_CHECKING:
     from pi_repro.launch.inspect import Explanation, State
     from pi_repro.launch.package import Packed
     from pi_repro.launch.places import Places
+    from pi_repro.launch.writer import Driver
     from pi_repro.spec.loading import Loaded
 
 _STYLES = {
     "published": "green",
     "in workspace": "green",
     "running": "cyan",
+    "queued": "cyan",
     "stale": "yellow",
     "missing": "red",
     "waiting": "dim",
 }
 
 
-def _console() -> Console:
-    # A log has no width; 100 columns keep its tables whole.
-    return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+def console(*, error: bool = False) -> Console:
+    """Of standard output, or of standard error."""
+    # A log has no width; 110 columns keep its tables whole.
+    stream = sys.stderr if error else sys.stdout
+    # Text is shown as it stands: a licence may hold "[/terms]", which is no markup of ours.
+    return Console(width=None if stream.isatty() else 110, highlight=False, markup=False, emoji=False, stderr=error)
 
 
 def line(text: str) -> None:
     """One plain line."""
     sys.stdout.write(text + "\n")
+
+
+def piece(text: str) -> None:
+    """Part of somebody else's words, as it stands."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def detached(process: int, log: Path, places: Places) -> None:
+    """That a driver goes on in the background, and how to look at it."""
+    line(f"process {process} goes on in the background; what it says is in {log.relative_to(places.workspace)}")
+    line("  pirepro attach           follow it, end as it ends (Ctrl-C leaves it alone)")
+    line("  pirepro status           where every stage is")
+    line("  pirepro logs STAGE -f    what one stage says")
+    line("  pirepro cancel           stop it and its jobs; they save their state")
+
+
+def drivers(found: Sequence[Driver]) -> None:
+    """Who drives the workspace."""
+    for driver in found:
+        line(f"driven by {driver}" + (f", on {driver.site}" if driver.site else ""))
+
+
+def cancelled(told: Mapping[str, str]) -> None:
+    """What became of each job."""
+    for name, what in told.items():
+        line(f"{name}: {what}")
+    if not told:
+        line("nothing runs or waits")
 
 
 def validated(loaded: Loaded) -> None:
@@ -68,7 +103,7 @@ def plan(states: Sequence[State]) -> None:
             if row.note:
                 text.append(f"  {row.note}", "dim")
             branch.add(text)
-    _console().print(tree)
+    console().print(tree)
 
 
 def cost(loaded: Loaded) -> None:
@@ -83,7 +118,7 @@ def cost(loaded: Loaded) -> None:
     )
     for what, amount, remark in estimate.rows():
         table.add_row(what, Text(amount, justify="right"), Text(remark, style="dim"))
-    _console().print(table)
+    console().print(table)
     resources = loaded.experiment.resources
     line(f"assumes {resources.device_watts:g} W a device, {resources.grid_g_per_kwh:g} g CO2e a kWh (from the spec)")
     for name, rate in resources.rates.items():
@@ -98,7 +133,7 @@ def status(states: Sequence[State], current: bool) -> None:
         if state not in good:
             table.add_row(state.stage.name, Text(state.kind, style=_STYLES[state.kind]), Text(state.note, style="dim"))
     if table.row_count:
-        _console().print(table)
+        console().print(table)
     line(f"{len(good)} of {len(states)} stages are published")
     if not current:
         line("params.json is not what the specs say: pirepro plan --write")
@@ -108,7 +143,7 @@ def dry_run(states: Sequence[State], places: Places) -> None:
     """What a run would do."""
     todo = [state for state in states if state.kind not in ("published", "in workspace")]
     for state in todo:
-        verb = "attach" if state.kind == "running" else "run"
+        verb = "attach to" if state.kind in ("running", "queued") else "run"
         line(f"would {verb} {state.stage.name}" + (f"  ({state.note})" if state.note else ""))
     line(f"{len(todo)} of {len(states)} stages would run, in {places.scratch}")
 
@@ -146,7 +181,7 @@ def doctor(checks: Sequence[Check]) -> bool:
         table.add_row(mark, check.what, check.found)
         if not check.good and check.todo:
             table.add_row("", "", Text(f"to do: {check.todo}", style="bold"))
-    _console().print(table)
+    console().print(table)
     return all(check.good or not check.needed for check in checks)
 
 
@@ -159,7 +194,7 @@ def results(found: Mapping[str, Any]) -> None:
         if isinstance(result, Mapping) and "metrics" in result:
             metrics = ", ".join(f"{key} {value:.4f}" for key, value in result["metrics"].items() if value is not None)
             table.add_row(name, f"{result['n']:,}", metrics)
-    _console().print(table)
+    console().print(table)
 
 
 def packed(found: Packed) -> None:

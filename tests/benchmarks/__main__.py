@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks [loader step processes suite memory gpu] [--write]
+"""python -m tests.benchmarks [loader step processes suite memory sharding gpu] [--write]
 
 Rule: one core for everything but `processes` and `gpu`, so that nothing has more than another; ratios count, since
 machines differ.
@@ -16,7 +16,7 @@ from pathlib import Path
 from . import table
 from .workers import ROOT
 
-BENCHMARKS = ("loader", "step", "processes", "suite", "memory", "gpu")
+BENCHMARKS = ("loader", "step", "processes", "suite", "memory", "sharding", "gpu")
 
 
 def main() -> None:

@@ -77,6 +77,6 @@ def pretrain(
         keep_epochs=(),
         publish_states=(),
         checksum_every=50,
-        about={},
+        about={"seed": 0},
     )
     train(training, replace(context, progress=progress))

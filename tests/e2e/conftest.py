@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,15 +126,32 @@ def copy_of(workspace: Workspace, folder: Path) -> Workspace:
     return Workspace(folder)
 
 
+def once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Workspace], object]) -> Workspace:
+    """A workspace that one worker makes and fills for all of them. Tests copy it and change the copy."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, done = shared / name / "ws", shared / name / "done"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)  # what another worker failed at
+            fill(make_workspace(folder))
+            done.touch()
+    return Workspace(folder)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """demo-tiny, run to its end. Tests copy it and change the copy."""
-    workspace = make_workspace(tmp_path_factory.mktemp("finished") / "ws")
-    begun = time.monotonic()
-    workspace.run("pirepro", "run", "specs/demo-tiny.yaml")
-    print(f"demo-tiny took {time.monotonic() - begun:.0f} s")
-    commit(workspace, "results of demo-tiny")
-    return workspace
+    """demo-tiny, run to its end."""
+
+    def fill(workspace: Workspace) -> None:
+        begun = time.monotonic()
+        workspace.run("pirepro", "run", "specs/demo-tiny.yaml")
+        print(f"demo-tiny took {time.monotonic() - begun:.0f} s")
+        commit(workspace, "results of demo-tiny")
+
+    return once(tmp_path_factory, "finished", fill)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 
 from pi_repro.provenance.determinism_env import ENVIRONMENT
 
-from .conftest import Workspace, make_workspace
+from .conftest import Workspace, copy_of, once
 
 pytestmark = pytest.mark.full
 
@@ -42,9 +42,9 @@ def test_loader_workers_and_prefetch_change_no_bit(workspace: Workspace, workers
     workspace.edit("demo-tiny.yaml", "workers: 0", f"workers: {workers}")
     workspace.edit("demo-tiny.yaml", "prefetch: 2", f"prefetch: {prefetch}")
     workspace.forget_computed()
-    output = workspace.run("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain")
-    assert len(re.findall(r"started\s+pretrain@", output)) == 2
-    ran = ("data/", *(f"artifacts/demo-tiny/{each}-s0/" for each in ("draw", "pi", "random")))
+    output = workspace.run("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-pi-s0")
+    assert re.findall(r"started\s+(\w+)@", output) == ["draw", "initialize", "pretrain"]
+    ran = ("data/", *(f"artifacts/demo-tiny/{each}-s0/" for each in ("draw", "pi")))
     assert workspace.digests() == {name: digest for name, digest in before.items() if name.startswith(ran)}
 
 
@@ -85,77 +85,101 @@ def _is_pretraining(job: Path) -> bool:
     return bool(json.loads(job.read_text())["kind"] == "pretrain")
 
 
-def test_a_lost_process_ends_the_job_by_name_and_the_next_run_resumes(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path / "ws")
-    _long(workspace)
-    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
-    process = workspace.start(*command, "--processes", "2", log=tmp_path / "log")
-    while (_progress(workspace) or 0) < 0.3:
+LONG = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A training of 120 updates, a checkpoint every 10, that nothing disturbed."""
+
+    def fill(workspace: Workspace) -> None:
+        workspace.edit("demo-tiny.yaml", "epochs: 4\n    batch: 64", "epochs: 60\n    batch: 64")
+        workspace.edit("demo-tiny.yaml", "publish_states: [4]", "publish_states: [60]")
+        workspace.edit("demo-tiny.yaml", "checkpoint_every: 4", "checkpoint_every: 10")
+        workspace.run("pirepro", "plan", "--write")
+        workspace.run(*LONG)
+
+    return once(tmp_path_factory, "trained", fill)
+
+
+@pytest.fixture
+def untrained(trained: Workspace, tmp_path: Path) -> Workspace:
+    """What that training began with."""
+    workspace = copy_of(trained, tmp_path / "ws")
+    _forget_training(workspace)
+    return workspace
+
+
+def _forget_training(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.root / "artifacts/demo-tiny/random-s0")
+    shutil.rmtree(workspace.root / ".pirepro/scratch", ignore_errors=True)
+    for path in (workspace.root / ".pirepro/store").glob("*/out/curves.csv"):
+        shutil.rmtree(path.parents[1])
+
+
+def test_a_lost_process_ends_the_job_by_name_and_the_next_run_resumes(untrained: Workspace, tmp_path: Path) -> None:
+    process = untrained.start(*LONG, "--processes", "2", log=tmp_path / "log")
+    while (_progress(untrained) or 0) < 0.3:
         assert process.poll() is None
         time.sleep(0.02)
-    peer = next(pid for pid in _workers(workspace) if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    peer = next(pid for pid in _workers(untrained) if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
     os.kill(peer, signal.SIGKILL)
     assert process.wait(60) == 3
     assert "process 1 of 2 was lost" in (tmp_path / "log").read_text()
-    assert not _workers(workspace)
-    workspace.run(*command)
-    assert re.search(r"resumed from update [1-9]", workspace.logs())
+    assert not _workers(untrained)
+    untrained.run(*LONG)
+    assert re.search(r"resumed from update [1-9]", untrained.logs())
 
 
-def _long(workspace: Workspace) -> None:
-    """A spec long enough to be killed in the middle of a training, and resumed."""
-    workspace.edit("demo-tiny.yaml", "epochs: 4\n    batch: 64", "epochs: 60\n    batch: 64")
-    workspace.edit("demo-tiny.yaml", "publish_states: [4]", "publish_states: [60]")
-    workspace.edit("demo-tiny.yaml", "checkpoint_every: 4", "checkpoint_every: 10")
-    workspace.run("pirepro", "plan", "--write")
-
-
-def _progress(workspace: Workspace) -> float | None:
-    """Share done of a pretraining that runs now."""
+def _progress(workspace: Workspace, since: float = 0) -> float | None:
+    """Share done of a pretraining that runs now; `since` when, where others were killed before it."""
     for path in (workspace.root / ".pirepro" / "scratch").glob("*/progress.json"):
         found = re.search(r'"done": (\d+), "total": (\d+)', path.read_text())
         job = path.with_name("job.json")
-        if found and '"pretrain@' in job.read_text():
+        if found and path.stat().st_mtime >= since and '"pretrain@' in job.read_text():
             return int(found[1]) / int(found[2])
     return None
 
 
 @pytest.mark.timeout(1200)
-def test_killed_at_random_moments_and_run_again_it_ends_in_the_same_bits(tmp_path: Path) -> None:
-    """Three kills of four aim at a share of the training between 10 and 90 %; PIREPRO_KILLS sets how many."""
-    workspace = make_workspace(tmp_path / "ws")
-    _long(workspace)
-    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
-    workspace.run(*command)
-    before = workspace.digests()
+def test_killed_at_random_moments_and_run_again_it_ends_in_the_same_bits(
+    trained: Workspace, untrained: Workspace, tmp_path: Path
+) -> None:
+    """Trainings are killed twice each; PIREPRO_KILLS sets how many kills.
+
+    Three of four aim at a share of the training between 10 and 90 %, one at any moment, which may be before or after.
+    """
+    before = trained.digests()
     dice = random.Random(20260101)
-    inside = resumed = 0
+    inside, resumed, reached = 0, 0, 0.0
     for number in range(KILLS):
-        shutil.rmtree(workspace.root / "artifacts/demo-tiny/random-s0")
-        shutil.rmtree(workspace.root / ".pirepro/scratch", ignore_errors=True)
-        for path in (workspace.root / ".pirepro/store").glob("*/out/curves.csv"):
-            shutil.rmtree(path.parents[1])
-        aim = dice.uniform(0.1, 0.9) if number % 4 else None
+        second = number % 2 == 1
+        if number and not second:
+            _forget_training(untrained)
+        aim = None if number % 4 == 3 else dice.uniform(0.5, 0.9) if second else dice.uniform(0.1, 0.5)
         moment = time.monotonic() + dice.uniform(0.2, 20)
-        process = workspace.start(*command, log=tmp_path / "run.log")
+        begun = time.time()
+        process = untrained.start(*LONG, log=tmp_path / "run.log")
         done = None
         while process.poll() is None:
-            done = _progress(workspace)
+            done = _progress(untrained, begun)
             if time.monotonic() > moment if aim is None else done is not None and done >= aim:
                 break
             time.sleep(0.01)
-        _kill_all(workspace, process)
+        _kill_all(untrained, process)
         mid = done is not None and 0.1 <= done <= 0.9
-        workspace.run(*command)
-        assert workspace.digests() == before, f"kill {number} at {done} of the training changed bits"
-        log = workspace.logs()
-        steps = [int(found) for found in re.findall(r"resumed from update (\d+)", log)]
         inside += mid
-        if mid:
+        reached = max(reached if second else 0.0, done if done and mid else 0.0)
+        if not second and number + 1 < KILLS:
+            continue
+        untrained.run(*LONG)
+        assert untrained.digests() == before, f"kill {number} at {done} of the training changed bits"
+        steps = [int(found) for found in re.findall(r"resumed from update (\d+)", untrained.logs())]
+        resumed += sum(step > 0 for step in steps)
+        if reached:
             # 120 updates, a checkpoint every 10: at most one interval (and the one being written) is done again.
             assert steps and steps[-1] > 0
-            assert steps[-1] >= round((done or 0) * 120) - 20
-        resumed += bool(steps and steps[-1] > 0)
+            assert steps[-1] >= round(reached * 120) - 20
     print(f"{KILLS} kills, {inside} of them between 10 and 90 % of a training, {resumed} resumed from an update > 0")
     assert inside >= KILLS // 2
 
@@ -183,61 +207,53 @@ def _workers(workspace: Workspace) -> set[int]:
     return found
 
 
-def test_a_killed_driver_s_jobs_live_on_and_are_attached_to(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path / "ws")
-    _long(workspace)
-    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
-    process = workspace.start(*command)
-    while _progress(workspace) is None:
+def test_a_killed_driver_s_jobs_live_on_and_are_attached_to(untrained: Workspace) -> None:
+    process = untrained.start(*LONG)
+    while _progress(untrained) is None:
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    output = workspace.run(*command)
+    output = untrained.run(*LONG)
     assert re.search(r"attached\s+pretrain@demo-tiny-random-s0", output)
     assert "started" not in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_and_a_second_one_resumes(tmp_path: Path, number: signal.Signals) -> None:
-    workspace = make_workspace(tmp_path / "ws")
-    _long(workspace)
-    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
-    process = workspace.start(*command, log=tmp_path / "log")
-    while (_progress(workspace) or 0) < 0.3:
+def test_an_interrupted_run_saves_and_a_second_one_resumes(
+    untrained: Workspace, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = untrained.start(*LONG, log=tmp_path / "log")
+    while (_progress(untrained) or 0) < 0.3:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
     assert process.wait(60) == 130
     assert "to go on" in (tmp_path / "log").read_text()
-    workspace.run(*command)
-    assert re.search(r"resumed from update [1-9]", workspace.logs())
+    untrained.run(*LONG)
+    assert re.search(r"resumed from update [1-9]", untrained.logs())
 
 
-def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path / "ws")
-    _long(workspace)
-    command = ("pirepro", "run", "specs/demo-tiny.yaml", "--until", "pretrain@demo-tiny-random-s0")
-    process = workspace.start(*command)
-    while (_progress(workspace) or 0) < 0.4:
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
+    trained: Workspace, untrained: Workspace
+) -> None:
+    process = untrained.start(*LONG)
+    while (_progress(untrained) or 0) < 0.4:
         assert process.poll() is None
         time.sleep(0.02)
-    _kill_all(workspace, process)
-    found = sorted((workspace.root / ".pirepro" / "scratch").glob("*/work/checkpoints/*/*.safetensors"))
+    _kill_all(untrained, process)
+    found = sorted((untrained.root / ".pirepro" / "scratch").glob("*/work/checkpoints/*/*.safetensors"))
     newest = max({path.parent for path in found})
     victim = sorted(newest.glob("*.safetensors"))[0]
     content = bytearray(victim.read_bytes())
     content[-5] ^= 1
     victim.write_bytes(content)
-    workspace.run(*command)
-    logs = workspace.logs()
+    untrained.run(*LONG)
+    logs = untrained.logs()
     assert newest.name in logs and "damaged" in logs
     resumed = [int(step) for step in re.findall(r"resumed from update (\d+)", logs)]
     assert resumed and resumed[-1] > 0
-    clean = make_workspace(tmp_path / "clean")
-    _long(clean)
-    clean.run(*command)
-    assert clean.digests() == workspace.digests()
+    assert untrained.digests() == trained.digests()
 
 
 def test_pushed_to_s3_and_pulled_into_a_fresh_clone_nothing_reruns(workspace: Workspace, tmp_path: Path) -> None:

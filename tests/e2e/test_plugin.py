@@ -1,115 +1,32 @@
-"""Another package adds an objective, an adapter, a model and a dataset; nothing of this package is changed for it."""
+"""The package of EXTENDING.md, as the page gives it: a loss, an optimizer, an initialization, labels, an adapter, data.
+
+Nothing of this package is changed for it. What the page shows is what runs here, letter by letter.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors.numpy import load_file
 
-from .conftest import BIN, Workspace, make_workspace
+from pi_repro.spec import plugins
 
-PROJECT = """\
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
+from .conftest import BIN, ROOT, Workspace, make_workspace
 
-[project]
-name = "pi-toy"
-version = "1.0"
-
-[tool.setuptools]
-packages = ["pi_toy"]
-
-[project.entry-points."pi_repro.objectives"]
-squared_hinge = "pi_toy.objective:SquaredHinge"
-
-[project.entry-points."pi_repro.adapters"]
-last_layer = "pi_toy.adapter:LastLayer"
-
-[project.entry-points."pi_repro.fetchers"]
-noise_triplets = "pi_toy.fetcher:fetch"
-
-[project.entry-points."pi_repro.models"]
-toy-vit-32 = "pi_toy.model:ARCHITECTURE"
-"""
-
-#: As the README gives it.
-OBJECTIVE = """\
-import torch
+#: A block of the page that is a file: its first line names it.
+FILE = re.compile(r"```(?:toml|python|yaml)\n(# (\S+)\n.*?)```\n", re.DOTALL)
 
 
-class SquaredHinge:
-    images = ("ref", "left", "right")
-
-    def __init__(self, margin: float) -> None:
-        self.margin = margin
-
-    def loss(self, features, targets):                     # one loss a sample, never a mean
-        ref, left, right = (torch.nn.functional.normalize(features[n], dim=-1) for n in self.images)
-        gap = (ref * right).sum(-1) - (ref * left).sum(-1)  # d0 - d1 by cosine distance
-        sign = 2.0 * targets["label"].float() - 1.0         # label 1: right is closer
-        return (self.margin - gap * sign).clamp_min(0.0) ** 2
-"""
-
-ADAPTER = '''\
-"""The projection alone."""
-
-
-class LastLayer:
-    def attach(self, model):
-        return ["visual.proj"]
-
-    def weights(self, model):
-        return model.state_dict()
-'''
-
-FETCHER = '''\
-"""A square, itself with little noise, and with much."""
-
-import io
-
-import numpy as np
-from PIL import Image
-
-from pi_repro.data.shardwriter import ShardWriter
-from pi_repro.files import write_json
-
-
-def png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "png")
-    return file.getvalue()
-
-
-def fetch(card, context):
-    random = np.random.default_rng(card.settings["seed"])
-    with ShardWriter(context.out, card.name, card.kind, shard_size=24) as writer:
-        for number in range(64):
-            label = number % 2  # 1: right is closer
-            square = np.kron(random.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1)))
-            sides = [square + noise * random.standard_normal(square.shape) for noise in (10, 60)]
-            members = {"ref.png": png(square), "left.png": png(sides[label]), "right.png": png(sides[1 - label])}
-            extra = {"label": label, "split": (0, 0, 1, 2)[number // 2 % 4], "votes": 6}
-            writer.add(f"t{number:04d}", {**members, "json": b"{}"}, extra)
-    write_json(context.out / "card.json", card.model_dump(mode="json"))
-'''
-
-MODEL = '''\
-"""Read on login nodes too: imports nothing."""
-
-ARCHITECTURE = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-'''
+def page() -> dict[str, str]:
+    """Path -> content of every file that the page gives."""
+    return {name: content for content, name in FILE.findall((ROOT / "EXTENDING.md").read_text(encoding="utf-8"))}
 
 
 @dataclass(frozen=True)
@@ -126,13 +43,13 @@ class Plugged(Workspace):
 
 
 def install(folder: Path) -> Path:
-    """Write the toy package and install it as a user would, but into a folder of its own."""
+    """Write the page's package and install it as a user would, but into a folder of its own."""
     source = folder / "source"
-    (source / "pi_toy").mkdir(parents=True)
-    (source / "pyproject.toml").write_text(PROJECT)
-    modules = {"__init__": "", "objective": OBJECTIVE, "adapter": ADAPTER, "fetcher": FETCHER, "model": MODEL}
-    for name, text in modules.items():
-        (source / "pi_toy" / f"{name}.py").write_text(text)
+    for name, content in page().items():
+        if not name.startswith("specs/"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_text(content, encoding="utf-8")
+    (source / "pi_toy" / "__init__.py").touch()
     options = ["--quiet", "--offline", "--no-cache", "--no-deps", "--no-build-isolation", "--python", sys.executable]
     command = [str(BIN / "uv"), "pip", "install", *options, "--target", str(folder / "package"), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -140,56 +57,20 @@ def install(folder: Path) -> Path:
     return folder / "package"
 
 
-def write_spec(workspace: Workspace) -> None:
-    """demo-tiny with the toy's model, dataset, objective and adapter."""
-    specs = workspace.root / "specs"
-    spec = yaml.safe_load((specs / "demo-tiny.yaml").read_text())
-    spec["name"], science = "toy", spec["science"]
-    science["model"]["name"] = "toy-vit-32"
-    science["initialize"] |= {
-        "data": "toy-triplets",
-        "objective": {"name": "squared_hinge", "options": {"margin": 0.05}},
-        "adapter": {"name": "last_layer"},
-        "epochs": 6,
-        "batch": 16,
-        "micro_batch": 8,
-    }
-    science["evaluate"]["two_afc"][0]["data"] = "toy-triplets"
-    del science["finetune"], science["arms"]["posthoc"]
-    (specs / "toy.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
-    card = {
-        "name": "toy-triplets",
-        "kind": "triplets",
-        "title": "Squares with noise",
-        "description": "Generated; the side with less noise is closer.",
-        "licence": "CC0-1.0",
-        "fetcher": "noise_triplets",
-        "location": "workspace",
-        "sources": [
-            {
-                "name": "generated",
-                "kind": "pypi",
-                "locator": "pi-toy",
-                "revision": "1.0",
-                "digest": "recorded at first fetch",
-                "bytes": None,
-                "licence": "CC0-1.0",
-            }
-        ],
-        "settings": {"seed": 5},
-        "count": 32,
-        "disk_bytes": 500_000,
-        "files": 6,
-    }
-    (specs / "data" / "toy-triplets.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
-
-
 @pytest.fixture(scope="module")
 def plugged(tmp_path_factory: pytest.TempPathFactory) -> Plugged:
     folder = tmp_path_factory.mktemp("plugged")
     workspace = Plugged(make_workspace(folder / "ws").root, install(folder))
-    write_spec(workspace)
+    for name, content in page().items():
+        if name.startswith("specs/"):
+            (workspace.root / name).write_text(content, encoding="utf-8")
     return workspace
+
+
+def test_the_page_shows_one_of_each_part_that_can_be_added() -> None:
+    groups = re.findall(r'entry-points."pi_repro\.(\w+)"\]\n[\w-]+ = "([\w.]+):', page()["pyproject.toml"])
+    assert {group for group, _ in groups} == set(plugins.BUILT_IN)
+    assert {module.replace(".", "/") + ".py" for _, module in groups} <= page().keys()
 
 
 def test_a_spec_may_name_what_another_package_offers(plugged: Plugged) -> None:
@@ -204,6 +85,9 @@ def test_without_the_package_each_name_is_refused_with_the_group_to_install_from
     for name, group in (
         ("squared_hinge", "objectives"),
         ("last_layer", "adapters"),
+        ("darker", "labels"),
+        ("lion", "optimizers"),
+        ("small", "initializations"),
         ("noise_triplets", "fetchers"),
         ("toy-vit-32", "models"),
     ):
@@ -236,7 +120,23 @@ def test_it_trains_on_the_plugin_s_data_with_the_plugin_s_parts(plugged: Plugged
     drawn = load_file(next((plugged.root / "artifacts/toy/draw-s0/weights").glob("*.safetensors")))
     learned = load_file(trained / about["last"])
     assert {name for name in drawn if drawn[name].tobytes() != learned[name].tobytes()} == {"visual.proj"}
+    assert abs(drawn["visual.conv1.weight"].std() - 0.01) < 1e-3
+    assert json.loads((plugged.root / "params.json").read_text())["draw"]["toy-s0"]["settings"]["providers"] == {
+        "initializations.small": "pi-toy==1.0"
+    }
     assert "started" not in plugged.run(*run)
     before = plugged.digests()
     assert "started" in plugged.run(*run, "--force")
     assert plugged.digests() == before
+
+
+@pytest.mark.full
+def test_it_pretrains_with_the_plugin_s_optimizer_and_labels_and_verifies_from_a_state(plugged: Plugged) -> None:
+    plugged.run("pirepro", "run", "specs/toy.yaml", "--until", "pretrain@toy-dark-s0")
+    folder = plugged.root / "artifacts/toy/dark-s0"
+    labels = json.loads((folder / "initialize/training.json").read_text())["data"]["labels"]
+    assert labels["source"] == "darker" and 0 < labels["agree_with_votes"] < labels["of"] == 32
+    state = load_file(next((folder / "pretrain/states").glob("*/optimizer.safetensors")))
+    assert {name.split("/")[0] for name in state} == {"momentum"}
+    # A stretch from that state, on two processes, has the bits of the whole run.
+    plugged.run("pirepro", "verify", "pretrain@toy-dark-s0", "--from-step", "4", "--steps", "3", "--processes", "2")
