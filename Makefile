@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full test-cluster bench lock lint clean
+.PHONY: help env demo demo-controls test test-full test-cluster bench image lock lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,10 +17,12 @@ JOBS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
 
 help:
 	@echo "make demo          the whole experiment at laptop scale, under 15 minutes"
+	@echo "make demo-controls the demo with its controls and five seeds: about 75 minutes on 2 cores"
 	@echo "make test          what a laptop without root can run, under 10 minutes"
 	@echo "make test-full     kills, resumes, rebuilds, parity: under 20 minutes"
-	@echo "make test-cluster  what needs SLURM or a container"
+	@echo "make test-cluster  what needs SLURM or a container: under 25 minutes"
 	@echo "make bench         ratios against other tools, measured side by side"
+	@echo "make image         the container image, recorded in container.lock"
 	@echo "make lock          resolve the locks anew"
 	@echo "make lint          ruff and mypy"
 
@@ -31,9 +33,12 @@ env:
 demo: env
 	pirepro run specs/demo.yaml
 
+demo-controls: env
+	pirepro run specs/demo-controls.yaml
+
 lint: env
-	ruff format --check pi_repro tests
-	ruff check pi_repro tests
+	ruff format --check pi_repro tests tools
+	ruff check pi_repro tests tools
 	mypy
 
 test: lint
@@ -42,11 +47,19 @@ test: lint
 test-full: env
 	$(PYTEST) -n $(JOBS) -m full --timeout 1200
 
+# Three private clusters side by side, each for a file's tests, which break parts of it one after another.
 test-cluster: env
-	@echo "nothing here needs a cluster yet: the SLURM launcher comes next"
+	@[ "$$(id -u)" != 0 ] || bash slurm/testcluster/cluster.sh install
+	python -m pytest -n 3 --dist loadfile -m "cluster and not alone" --timeout 1800 tests/cluster
+	python -m pytest -n 0 -m "cluster and alone" --timeout 1200 tests/cluster
 
 bench: env
 	python -m tests.benchmarks --write
+
+# make image BASE=base.tar NAME=local-debian TOOL=podman FORMS=squashfs,folder; all have defaults.
+image: env
+	python -m tools.image $(if $(BASE),--base "$(BASE)") $(if $(NAME),--name "$(NAME)") \
+	  $(if $(TOOL),--tool "$(TOOL)") $(if $(FORMS),--forms "$(FORMS)")
 
 lock:
 	@bash tools/lock.sh

@@ -34,14 +34,16 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_a_record_tells_what_ran_and_names_nobody(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(capture.IMAGE, "sha256:" + "1" * 64)
+    monkeypatch.setenv(capture.DEV, "1")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("SLURM_JOB_USER", "ada")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "node-17")
     typed = capture.typed(["/opt/bin/pirepro", "run", str(checkout / "specs" / "x.yaml")], checkout)
     monkeypatch.setenv(capture.COMMAND, typed)
-    found = capture.record("draw@x", PAYLOAD, checkout, time.time() - 7.2, processes=4)
+    found = capture.record("draw@x", PAYLOAD, checkout, time.time() - 7.2, processes=4, attempts=3)
     assert found["argv"] == "pirepro run specs/x.yaml" and found["command"] == "pirepro stage draw@x"
     assert found["image"] == "sha256:" + "1" * 64 and found["slurm"] == {"SLURM_JOB_ID": "4711"}
+    assert found["dev"] is True and found["attempts"] == 3
     assert found["devices"] == {"kind": "cpu process", "count": 4}
     assert found["device_hours"] == pytest.approx(4 * 7.2 / 3600, abs=2e-4)
     assert found["python"] == ".".join(map(str, sys.version_info[:3])) and found["packages"]["torch"]
