@@ -386,6 +386,23 @@ def test_a_full_disk_is_told_before_and_during_and_loses_nothing(rig: Rig, child
         subprocess.run(["umount", str(rig.target.parent)], check=True)
 
 
+def test_what_was_written_and_not_yet_noted_is_not_asked_for_twice(tmp_path: Path) -> None:
+    block, blocks, halt = 1 << 16, 40, threading.Event()
+    with arriving(tmp_path / "a", block, lambda: False) as partial:
+        partial.begin(block * blocks, "v")
+        assert partial.room() == block * blocks
+        partial.write(0, bytes(block * 6), halt)
+        partial.save()
+        partial.write(block * 6, bytes(block * 20), halt)  # the disk is full here: the journal stays as it was
+        os.fsync(partial._handle)
+    with arriving(tmp_path / "a", block, lambda: False) as partial:
+        partial.begin(block * blocks, "v")
+        assert partial.arrived == block * 6
+        assert block * 13 <= partial.room() <= block * 14, "what a file system takes beside is its own"
+        partial.begin(block * blocks, "another")
+        assert partial.room() == block * blocks
+
+
 @web
 def test_versions_are_never_mixed(rig: Rig) -> None:
     other = CONTENT[::-1]

@@ -82,6 +82,11 @@ class Partial:
                 ranges.append((start, stop))
         return ranges
 
+    def room(self) -> int:
+        """Bytes that the disk must still give. What lies here and not in the journal is written over where it lies."""
+        allocated = os.fstat(self._handle).st_blocks * 512  # less than what arrived, where a file system compresses
+        return max(self.size - max(allocated, self.arrived), 0)
+
     def has(self, number: int) -> bool:
         """True when all of a block has arrived."""
         with self._lock:

@@ -141,7 +141,7 @@ def _fetch(
         version = about.version or (file.sha256 and f"sha256:{file.sha256}")
         resume = about.ranges and size is not None and version is not None
         partial.begin(size or 0, version if resume else None)
-        space.require(partial.target.parent, max((size or 0) - partial.arrived, 0), supply.what)
+        space.require(partial.target.parent, partial.room(), supply.what)
         stream = Stream(supply, about, partial, resume, patience, reported)
         try:
             sha256 = stream.run(watch)
