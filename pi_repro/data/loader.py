@@ -7,8 +7,6 @@ and is named.
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -25,7 +23,7 @@ from pi_repro.data.order import Order
 from pi_repro.data.randomness import generator
 from pi_repro.data.shards import Shards
 from pi_repro.data.triplets import IMAGES, SPLITS, TripletSet
-from pi_repro.data.workers import START_METHOD, Guarded, as_is, end_workers, next_batch, start_worker
+from pi_repro.data.workers import START_METHOD, Guarded, as_is, next_batch, running, start_worker
 from pi_repro.errors import PireproError, RequestError, StateError
 from pi_repro.spec.training import Augmentation
 
@@ -305,16 +303,8 @@ def micro_batches(
         # Else the loader would draw its seed from the global generator and so shift training's.
         generator=torch.Generator(),
     )
-    others = set(multiprocessing.active_children())
-    batches = iter(loader)
-    end = partial(end_workers, batches, set(multiprocessing.active_children()) - others)
-    # An iterator that is never closed would hang at exit: multiprocessing asks by SIGTERM and waits.
-    atexit.register(end)
-    try:
+    with running(loader) as batches:
         while (batch := next_batch(batches)) is not None:
             if isinstance(batch, PireproError):
                 raise batch
             yield batch
-    finally:
-        atexit.unregister(end)
-        end()

@@ -5,16 +5,22 @@ Rule: a worker lives as long as its parent, not shorter (signals to the group ar
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from pi_repro.errors import PireproError, StateError
 
@@ -29,6 +35,37 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 _PR_SET_PDEATHSIG = 1
 
 
+def _killed(error: Exception) -> StateError:
+    return StateError(
+        "a loader process was killed",
+        given=(str(error) or type(error).__name__).splitlines()[0],
+        todo="use fewer workers, or give the job more memory",
+    )
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Torch's handler of a child's death, which says in our words that a worker was killed."""
+
+    handler: Callable[[int, FrameType | None], Any]
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self.handler(number, frame)
+        except RuntimeError as error:
+            raise _killed(error) from None
+
+
+def _tell_deaths() -> None:
+    """From now on StateError is raised wherever the main thread is when a worker is killed.
+
+    Torch raises RuntimeError there, once a loader has started workers; so this is called after that.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    if callable(handler) and not isinstance(handler, _Told):
+        signal.signal(signal.SIGCHLD, _Told(handler))
+
+
 def next_batch(batches: Iterator[Batch | PireproError]) -> Batch | PireproError | None:
     """The next micro-batch, or what went wrong; None at the end."""
     try:
@@ -36,18 +73,31 @@ def next_batch(batches: Iterator[Batch | PireproError]) -> Batch | PireproError 
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        said = str(error).splitlines()[0]
-        return StateError(
-            "a loader process was killed",
-            given=said,
-            todo="use fewer workers, or give the job more memory",
-        )
+        return _killed(error)
+    except (ConnectionError, EOFError) as error:  # it was killed while it handed a batch over
+        return _killed(error)
 
 
-def end_workers(batches: Any, workers: Iterable[BaseProcess]) -> None:
-    """End a loader's workers now."""
+@contextlib.contextmanager
+def running(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """A loader's batches, whose workers end with this."""
+    others = set(multiprocessing.active_children())
+    batches = iter(loader)
+    _tell_deaths()
+    end = partial(_end, batches, set(multiprocessing.active_children()) - others)
+    # An iterator that is never closed would hang at exit: multiprocessing asks by SIGTERM and waits.
+    atexit.register(end)
+    try:
+        yield batches
+    finally:
+        atexit.unregister(end)
+        end()
+
+
+def _end(batches: Any, workers: Iterable[BaseProcess]) -> None:
     # Not left to the garbage collector: a traceback may hold the iterator, and its workers, for long.
-    batches._shutdown_workers()
+    with contextlib.suppress(StateError):  # that a worker was killed is no error any more
+        batches._shutdown_workers()
     for worker in workers:
         worker.kill()  # one that hangs in a read; nothing otherwise
 

@@ -26,6 +26,7 @@ from pi_repro.data.order import Order, steps_per_epoch
 from pi_repro.data.randomness import generator
 from pi_repro.data.shards import Shards
 from pi_repro.data.shardwriter import ShardWriter
+from pi_repro.data.workers import next_batch
 from pi_repro.errors import RequestError, StateError
 from pi_repro.spec.training import Augmentation
 
@@ -291,6 +292,28 @@ def test_a_killed_worker_is_reported(shards: Shards) -> None:
     with pytest.raises(StateError, match="loader process was killed"):
         for _ in range(100):
             next(batches)
+
+
+def test_a_worker_killed_between_batches_is_reported_at_once_and_the_other_ends(shards: Shards) -> None:
+    source = PairSource(shards, MOCO, 16, tokenize, seed=3)
+    batches = micro_batches(source, schedule(source.order(2), 0, 10**9), 2, 1)
+    next(batches)
+    workers = children(os.getpid())
+    with pytest.raises(StateError, match="loader process was killed"):
+        os.kill(workers[0], signal.SIGKILL)
+        time.sleep(10)
+    batches.close()
+    assert gone(workers)
+
+
+@pytest.mark.parametrize("lost", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_killed_while_it_hands_a_batch_over_is_reported_alike(lost: Exception) -> None:
+    def batches() -> Iterator[Any]:
+        raise lost
+        yield
+
+    found = next_batch(batches())
+    assert isinstance(found, StateError) and "loader process was killed" in str(found)
 
 
 PARENT = """
