@@ -278,6 +278,9 @@ def clear(home: Path, name: str) -> None:
     """Remove what killed makers of a part left; only for who holds its lock."""
     for left in (home / SIDECARS).glob(f"{name}.*.making"):
         shutil.rmtree(left, ignore_errors=True)
+    for kept in (_sidecar(home, name), _rows_path(home, name)):
+        for left in kept.parent.glob(f".{kept.name}.*"):  # of `write_atomic`
+            left.unlink(missing_ok=True)
 
 
 def leftovers(home: Path) -> dict[str, list[Path]]:

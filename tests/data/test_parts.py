@@ -98,7 +98,11 @@ def test_a_part_is_whole_or_not_there(tmp_path: Path) -> None:
         path.write_bytes(content)
     PartWriter(tmp_path, "a", "pairs")  # killed
     PartWriter(tmp_path, "a-b", "pairs")
+    aside = [tmp_path / ".parts" / name for name in (".a.json.x1", ".a.safetensors.x2", ".a-b.json.x3")]
+    for path in aside:  # killed while it gave a file its name
+        path.touch()
     clear(tmp_path, "a")
+    assert [path.exists() for path in aside] == [False, False, True]
     assert len(list((tmp_path / ".parts").glob("*.making"))) == 1
 
 

@@ -251,7 +251,10 @@ def test_a_truncated_file_is_refused(rig: Rig) -> None:
 def test_later_is_waited_for_and_never_is_not(rig: Rig) -> None:
     rig.server.faults.refuse = [(429, "1"), (503, "0")]
     began = time.monotonic()
-    assert rig.obtain().sha256 == SHA256 and time.monotonic() - began > 0.9
+    assert rig.obtain().sha256 == SHA256
+    # An object store's driver asks again by itself, and waits as it likes.
+    assert rig.source.kind == "objects" or time.monotonic() - began > 0.9
+    assert not rig.server.faults.refuse, "both refusals were met"
     rig.server.forget()
     origin = rig.origin()
     with pytest.raises(StateError):
@@ -283,6 +286,7 @@ for line in sys.stdin:
     asked = json.loads(line)
     pid = os.fork()
     if pid == 0:
+        os.write(1, f"{os.getpid()}\\n".encode())
         os.environ.update(asked["environment"])
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["limit"], asked["limit"]))
         try:
@@ -292,7 +296,6 @@ for line in sys.stdin:
             said = str(error)
         os.write(1, (json.dumps(said) + "\\n").encode())
         os._exit(0)
-    os.write(1, f"{pid}\\n".encode())
     os.waitpid(pid, 0)
     os.write(1, b"end\\n")
 """
@@ -401,6 +404,16 @@ def test_what_was_written_and_not_yet_noted_is_not_asked_for_twice(tmp_path: Pat
         assert block * 13 <= partial.room() <= block * 14, "what a file system takes beside is its own"
         partial.begin(block * blocks, "another")
         assert partial.room() == block * blocks
+
+
+def test_a_kill_just_after_a_file_got_its_name_leaves_nothing_for_ever(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.write_bytes(b"whole")
+    journal = tmp_path / ".a.part.json"
+    journal.write_text("{}")
+    with arriving(target, 4, lambda: False):
+        pass
+    assert sorted(tmp_path.iterdir()) == [target]
 
 
 @web

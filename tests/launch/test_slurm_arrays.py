@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +98,23 @@ def test_an_array_that_does_not_end_is_told(moon: Cluster, tmp_path: Path) -> No
     assert arrays.cancel(arrays.noted(moon.places.scratch), mine, 0.2, 0.05) == [
         ("fetch@yfcc15m", "array job 12 was asked to end")
     ]
+
+
+def test_a_request_while_the_host_is_prepared_reaches_the_task(moon: Cluster, tmp_path: Path) -> None:
+    stand_ins = {
+        "module": "kill -USR2 $PPID",  # what `module load` runs, before the task starts
+        "srun": f"touch {tmp_path}/began\ntrap 'exit 130' USR2\nfor _ in {{1..300}}; do sleep 0.05; done",
+        "scontrol": 'echo "$@" >>"$ROWS.requeued"\n(while sleep 0.2; kill -TERM $PPID; do :; done) >/dev/null 2>&1 &',
+    }
+    for name, text in stand_ins.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    fields = {"name": "a", "here": (), "runtime": {"kind": "none"}, "modules": ("x",), "requeues": 5}
+    site = Site.model_validate(fields)
+    text = script(load_card(ROOT / "specs/data/nights.yaml"), tmp_path, 2, Cluster("a", site, moon.places), moon.places)
+    environment = {**os.environ, "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "0"}
+    subprocess.run(["bash", "-c", text], env=environment, timeout=20, check=False, capture_output=True)
+    assert (tmp_path / "rows.requeued").read_text() == "requeue 12_0\n"
 
 
 def test_copies_and_accepted_terms_reach_every_job(

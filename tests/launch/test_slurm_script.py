@@ -18,7 +18,8 @@ from pi_repro.launch.slurm.script import Script
 #: srun that runs its command, and scontrol that notes the requeue and ends the script, as SLURM does.
 _STAND_INS = {
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"',
-    "scontrol": 'echo "$@" >>"$NOTES/scontrol"\n(sleep 0.2; kill -TERM $PPID) >/dev/null &',
+    "scontrol": 'echo "$@" >>"$NOTES/scontrol"\n'
+    "(while sleep 0.2; kill -TERM $PPID 2>/dev/null; do :; done) >/dev/null &",
 }
 
 
@@ -117,6 +118,15 @@ def test_a_request_before_it_can_hear_requeues_too(bench: Bench) -> None:
     process.send_signal(signal.SIGUSR2)
     process.communicate(timeout=20)
     assert bench.requeued == 1 and not (bench.scratch / "attempts" / "deaths.txt").exists()
+
+
+def test_a_request_at_the_moment_of_its_start_reaches_it(bench: Bench) -> None:
+    stat = bench.folder / "bin" / "stat"  # the last that the script runs before
+    stat.write_text(f'#!/bin/bash\nkill -USR2 $PPID\nexec {shutil.which("stat")} "$@"\n')
+    stat.chmod(0o755)
+    process = bench.start("trap 'exit 130' USR2; for _ in {1..300}; do sleep 0.05; done")
+    process.communicate(timeout=20)
+    assert bench.requeued == 1 and "asked to save" in bench.log
 
 
 def test_a_request_during_a_cancel_ends_it(bench: Bench) -> None:

@@ -147,7 +147,8 @@ class Partial:
         """No thread writes after this. What nobody could resume is removed."""
         with self._lock:
             self._open = False
-            if not self._named and not self._journal.exists():
+            # A journal without bytes is that of a file which got its name just before a kill.
+            if not self._named and not (self._journal.exists() and os.fstat(self._handle).st_size):
                 self._no_journal()
                 self.path.unlink(missing_ok=True)
             os.close(self._handle)

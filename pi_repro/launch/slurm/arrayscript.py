@@ -13,7 +13,7 @@ from pi_repro.launch import container
 from pi_repro.launch.cluster import Cluster
 from pi_repro.launch.places import Places
 from pi_repro.launch.slurm.runner import process_command
-from pi_repro.launch.slurm.script import PREPARE
+from pi_repro.launch.slurm.script import PREPARE, WAIT
 from pi_repro.provenance.determinism_env import environment
 from pi_repro.spec import supplied
 from pi_repro.spec.card import Card
@@ -70,6 +70,7 @@ def script(card: Card, folder: Path, tasks: int, cluster: Cluster, places: Place
             f"srun=({shlex.join(srun)})",
             _BEGIN,
             PREPARE,
+            WAIT,
             _BODY,
         ]
     )
@@ -101,11 +102,9 @@ say I "task $SLURM_ARRAY_TASK_ID begins on ${SLURMD_NODENAME:-$(hostname -s)}, r
 _BODY = r"""
 "${srun[@]}" --task "$SLURM_ARRAY_TASK_ID" &
 child=$!
-while :; do # a request interrupts the wait
-  rang= status=0
-  wait "$child" || status=$?
-  if [ -z "$rang" ]; then break; fi
-done
+# Asked while the host was prepared: nobody told it, and at once it might not hear yet.
+if [ -n "$rang" ]; then (sleep 1; kill -USR2 "$child" 2>/dev/null || true) & fi
+wait_for "$child"
 # Its time was up: it goes on when SLURM starts it again.
 if [ -n "$again" ] && [ "$status" != 0 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$requeues" ]; then
   say I "its time is up, whole parts are kept; requeued"

@@ -66,6 +66,7 @@ class Script:
                 f"modules=({shlex.join(self.modules)})",
                 f"prologue=({shlex.join(self.prologue)})",
                 f"srun=({shlex.join(srun)})",
+                WAIT,
                 _BODY,
             ]
         )
@@ -87,6 +88,20 @@ fi
 if [ "${#prologue[@]}" -gt 0 ]; then
   said=$("${prologue[@]}" 2>&1) || { say E "$said"; finish 3; }
 fi
+"""
+
+#: How it waits: a request interrupts bash's own wait, and sets rang.
+WAIT = r"""wait_for() { # process: its status, however often a request interrupts the wait
+  local last=127 now
+  while :; do
+    rang= now=0
+    wait "$1" || now=$?
+    if [ "$now" = 127 ]; then now=$last; break; fi # it was waited for before
+    last=$now
+    if [ -z "$rang" ]; then break; fi
+  done
+  status=$now
+}
 """
 
 _BODY = (
@@ -151,20 +166,10 @@ ask() { # a request to save: the processes do, and answer 130
   if [ -n "$child" ]; then kill -USR2 "$child" 2>/dev/null || true; fi
 }
 
-wait_for() { # process: its status, however often a request interrupts the wait
-  local last=127 now
-  while :; do
-    rang= now=0
-    wait "$1" || now=$?
-    if [ "$now" = 127 ]; then now=$last; break; fi # it was waited for before
-    last=$now
-    if [ -z "$rang" ]; then break; fi
-  done
-  status=$now
-}
-
 watch() { # process: end an srun that waits for processes which are gone, as after the loss of a node's daemon
   local held= gone=0 now
+  # Asked while it was being started: nobody told it, and at once it might not hear yet.
+  if [ -n "$asked" ]; then sleep 1; kill -USR2 "$1" 2>/dev/null || true; fi
   while sleep "${held:-1}" && kill -0 "$1" 2>/dev/null; do
     now=0
     [ -e "$folder/lease.json" ] || continue
