@@ -34,6 +34,7 @@ class Browser:
         self._read, self._write, self._rest, self._number = read, write, b"", 0
         self._session: str | None = None
         self._replies: dict[int, dict[str, Any]] = {}
+        self._loaded = 0
         self.complaints: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -57,7 +58,9 @@ class Browser:
     def _listen(self, end: float) -> None:
         ready, _, _ = select.select([self._read], [], [], max(0.0, end - time.monotonic()))
         assert ready, "Chromium does not answer"
-        self._rest += os.read(self._read, 1 << 20)
+        came = os.read(self._read, 1 << 20)
+        assert came, "Chromium ended"
+        self._rest += came
         *whole, self._rest = self._rest.split(b"\0")
         for text in whole:
             message = json.loads(text)
@@ -67,7 +70,9 @@ class Browser:
                 self._note(message["method"], message["params"])
 
     def _note(self, method: str, content: dict[str, Any]) -> None:
-        if method == "Runtime.exceptionThrown":
+        if method == "Page.loadEventFired":
+            self._loaded += 1
+        elif method == "Runtime.exceptionThrown":
             details = content["exceptionDetails"]
             self.complaints.append(details.get("exception", {}).get("description", details["text"]))
         elif method == "Runtime.consoleAPICalled" and content["type"] in ("error", "warning", "assert"):
@@ -86,11 +91,10 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        before, end = self._loaded, time.monotonic() + PATIENCE_S
         self.call("Page.navigate", url=page.resolve().as_uri())
-        end = time.monotonic() + PATIENCE_S
-        while self.ask("document.readyState") != "complete":
-            assert time.monotonic() < end, "the page does not load"
-            time.sleep(0.05)
+        while self._loaded == before:  # what is asked until then, the page before may answer
+            self._listen(end)
 
     def ask(self, expression: str) -> Any:
         """The value of an expression in the page."""

@@ -89,7 +89,7 @@ class Cluster:
         ]
 
     def states(self) -> dict[int, str]:
-        """State of each job that the controller remembers (those that ended less than 5 minutes ago too)."""
+        """State of each job that the controller remembers (those that ended less than an hour ago too)."""
         return {int(row["id"]): row["state"] for row in self.squeue("--states=all")}
 
     def sacct(self, job: int | None = None) -> list[dict[str, str]]:
@@ -206,7 +206,7 @@ class ClusteredWorkspace(Workspace):
     since: int
 
     def jobs(self) -> list[dict[str, str]]:
-        """Rows of squeue of the jobs since this workspace was made, those that ended less than 5 minutes ago too."""
+        """Rows of squeue of the jobs since this workspace was made, those that ended less than an hour ago too."""
         return [row for row in self.cluster.squeue("--states=all") if int(row["id"]) > self.since]
 
     @property

@@ -8,7 +8,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-from tests.cluster.conftest import SITE, ClusteredWorkspace, until
+from tests.cluster.conftest import BUSY, SITE, ClusteredWorkspace, until
 
 SPEC = "specs/demo-tiny.yaml"
 PRETRAIN = "pretrain@demo-tiny-random-s0"
@@ -97,16 +97,16 @@ def test_ctrl_c_leaves_jobs_and_cancel_stops_them(clustered: ClusteredWorkspace,
     driver = clustered.start(*command, log=log)
     fingerprint, worker = paused(clustered, log)
     driver.send_signal(signal.SIGINT)
-    assert driver.wait(60) == 130
+    assert driver.wait(BUSY * 60) == 130
     assert "go on in SLURM: 1" in log.read_text() and "pirepro cancel" in log.read_text()
     follower = clustered.start("pirepro", "logs", PRETRAIN, "-f", log=tmp_path / "followed.txt")
     assert [row["state"] for row in clustered.cluster.squeue() if row["name"] == fingerprint] == ["RUNNING"]
     stopping = clustered.start("pirepro", "cancel", log=tmp_path / "cancelled.txt")
     until(lambda: (clustered.root / ".pirepro/scratch" / fingerprint / "cancelled").is_file(), 60, "the cancellation")
     os.kill(worker, signal.SIGCONT)
-    assert stopping.wait(60) == 0 and "saved its state" in (tmp_path / "cancelled.txt").read_text()
+    assert stopping.wait(BUSY * 60) == 0 and "saved its state" in (tmp_path / "cancelled.txt").read_text()
     assert not clustered.cluster.squeue()
-    assert follower.wait(60) == 3, "it ended without being published"
+    assert follower.wait(BUSY * 60) == 3, "it ended without being published"
     clustered.run(*command)
     assert "resumed from update" in clustered.run("pirepro", "logs", PRETRAIN)
 

@@ -167,7 +167,7 @@ def test_its_node_dies(cluster: Cluster, folder: Path) -> None:
 
 def test_the_controller_restarts_while_all_wait(cluster: Cluster, folder: Path) -> None:
     job = stand_in(folder, "fe" * 32)
-    handle = _start(_runner(folder, 20), job)
+    handle = _start(_runner(folder, 60), job)
     _at_step(handle, 3)
     cluster.stop_controller()
     try:

@@ -10,7 +10,7 @@ from pi_repro.launch.doctor import Check
 from pi_repro.launch.places import Places
 from pi_repro.launch.slurm import examine, probe, sites
 from pi_repro.terminal import site as terminal
-from tests.cluster.conftest import ROOT, Cluster
+from tests.cluster.conftest import ROOT, Cluster, until
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def test_what_init_writes_passes_the_doctor(cluster: Cluster, here: Places, tmp_
     assert {"Python", "torch", "GPU given", "shared files", "file locks", "clock", "scontrol", "sacct"} <= set(found)
     assert found["scontrol"].good and found["sacct"].good and found["GPU given"].good
     # Nothing is left.
-    assert not any(here.scratch.iterdir()) and not cluster.squeue()
+    assert not any(here.scratch.iterdir())
+    until(lambda: not cluster.squeue(), 30, "the queue to be empty")
 
 
 def test_no_value_of_a_site_reaches_a_shell(cluster: Cluster, here: Places, tmp_path: Path) -> None:
@@ -56,11 +57,12 @@ def test_no_value_of_a_site_reaches_a_shell(cluster: Cluster, here: Places, tmp_
     found = _examined(here, cluster.site(tmp_path, runtime={"kind": "none", "python": nasty}))
     assert not found["job"].good and "No such file" in found["job"].found, found
     left = [path for folder in (tmp_path, ROOT, Path.cwd(), cluster.folder) for path in folder.glob("canary*")]
-    assert not left and not cluster.squeue()
+    assert not left
+    until(lambda: not cluster.squeue(), 30, "the queue to be empty")
 
 
 def test_a_job_that_waits_too_long_is_told_and_taken_back(cluster: Cluster, here: Places, tmp_path: Path) -> None:
-    blocker = cluster.submit("sleep 60", "--nodes=3", "--exclusive")
+    blocker = cluster.submit("sleep 600", "--nodes=3", "--exclusive")
     try:
         cluster.wait(blocker, "RUNNING")
         job = _examined(here, cluster.site(tmp_path), patience_s=3)["job"]

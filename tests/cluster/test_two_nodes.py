@@ -22,7 +22,7 @@ from pi_repro.launch.progress import read as progress
 from pi_repro.provenance.determinism_env import ENVIRONMENT
 from tests.e2e.conftest import make_workspace
 
-from .conftest import Cluster, until
+from .conftest import BUSY, Cluster, until
 
 STAGE = "pretrain@demo-tiny-random-s0"
 
@@ -133,16 +133,17 @@ def test_killed_and_asked_to_stop_it_ends_in_the_same_bits(training: Training, c
     process = _srun(cluster, training, "--nodes=2", "--ntasks=2")
     _wait_for(20, training, process)
     os.kill(_tasks(training)[1], signal.SIGKILL)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=BUSY * 60)
     assert process.returncode == 137, output
     assert re.search(r"process 1 of 2, on n\d, was lost", training.log)
     assert not _tasks(training)
 
     before = len(training.log)
+    (training.file.parent / "progress.json").unlink()  # else it tells how far the killed one was
     process = _srun(cluster, training, "--nodes=2", "--ntasks=2", SLURM_RESTART_COUNT="1")
     _wait_for(40, training, process)
     process.send_signal(signal.SIGUSR2)  # srun hands it to every task
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=BUSY * 60)
     assert process.returncode == 130, output
     assert "Killed" not in output and "lost" not in training.log[before:]
     assert re.search(r"begins, fingerprint .*; restart 1 of SLURM job \d+", training.log)

@@ -273,7 +273,7 @@ def test_the_shipped_suite_mirrors_the_five_families() -> None:
 def downloads(config: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real packages are downloaded once a machine, not once a test."""
     if "PIREPRO_DOWNLOADS" not in os.environ:
-        monkeypatch.setenv("PIREPRO_DOWNLOADS", str(config.cache.mkdir("downloads")))  # type: ignore[union-attr]
+        monkeypatch.setenv("PIREPRO_DOWNLOADS", str(config.rootpath / ".pirepro" / "downloads"))
 
 
 def images(folder: Path) -> set[str]:

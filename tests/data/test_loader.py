@@ -91,6 +91,19 @@ def children(pid: int) -> list[int]:
     return found
 
 
+#: Processes that earlier tests left to this one, as multiprocessing's tracker of what spawned ones share.
+_STRANGERS: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def _strangers() -> None:
+    _STRANGERS[:] = children(os.getpid())
+
+
+def workers_here() -> list[int]:
+    return [pid for pid in children(os.getpid()) if pid not in _STRANGERS]
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -248,7 +261,7 @@ def test_undecodable_sample_is_named(tmp_path: Path, workers: int, augmentation:
     message = str(caught.value)
     assert "shards/00002.tar, key k0012 (row 12): image cannot be decoded" in message
     assert "Traceback" not in message
-    assert gone(children(os.getpid()))
+    assert gone(workers_here())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -278,7 +291,7 @@ def test_closing_ends_the_workers(shards: Shards) -> None:
     source = PairSource(shards, MOCO, 16, tokenize, seed=3)
     batches = micro_batches(source, schedule(source.order(2), 0, 10**9), 2, 2)
     assert len(list(islice(batches, 3))) == 3
-    workers = children(os.getpid())
+    workers = workers_here()
     assert len(workers) == 2
     batches.close()
     assert gone(workers)
@@ -288,8 +301,8 @@ def test_a_killed_worker_is_reported(shards: Shards) -> None:
     source = PairSource(shards, MOCO, 16, tokenize, seed=3)
     batches = micro_batches(source, schedule(source.order(2), 0, 10**9), 2, 1)
     next(batches)
-    os.kill(children(os.getpid())[0], signal.SIGKILL)
     with pytest.raises(StateError, match="loader process was killed"):
+        os.kill(workers_here()[0], signal.SIGKILL)
         for _ in range(100):
             next(batches)
 
@@ -298,7 +311,7 @@ def test_a_worker_killed_between_batches_is_reported_at_once_and_the_other_ends(
     source = PairSource(shards, MOCO, 16, tokenize, seed=3)
     batches = micro_batches(source, schedule(source.order(2), 0, 10**9), 2, 1)
     next(batches)
-    workers = children(os.getpid())
+    workers = workers_here()
     with pytest.raises(StateError, match="loader process was killed"):
         os.kill(workers[0], signal.SIGKILL)
         time.sleep(10)

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,10 +135,13 @@ def test_a_lost_process_ends_the_job_by_name_and_the_next_run_resumes(untrained:
 def _progress(workspace: Workspace, since: float = 0) -> float | None:
     """Share done of a pretraining that runs now; `since` when, where others were killed before it."""
     for path in (workspace.root / ".pirepro" / "scratch").glob("*/progress.json"):
-        found = re.search(r'"done": (\d+), "total": (\d+)', path.read_text())
-        job = path.with_name("job.json")
-        if found and path.stat().st_mtime >= since and '"pretrain@' in job.read_text():
-            return int(found[1]) / int(found[2])
+        try:
+            found = re.search(r'"done": (\d+), "total": (\d+)', path.read_text())
+            job = path.with_name("job.json")
+            if found and path.stat().st_mtime >= since and '"pretrain@' in job.read_text():
+                return int(found[1]) / int(found[2])
+        except FileNotFoundError:  # it is published just now
+            continue
     return None
 
 
@@ -258,7 +262,8 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
 
 def test_pushed_to_s3_and_pulled_into_a_fresh_clone_nothing_reruns(workspace: Workspace, tmp_path: Path) -> None:
     before = workspace.digests()
-    port = 5000 + os.getpid() % 2000
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,

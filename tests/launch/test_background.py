@@ -74,6 +74,8 @@ def test_a_killed_driver_is_told_from_one_that_ended(places: Places, monkeypatch
 
 def test_a_second_driver_is_refused_and_leaves_the_first_one_s_log_alone(places: Places) -> None:
     first = background.start([], places)
+    while "begun" not in background.log(places).read_text():
+        time.sleep(0.01)
     with pytest.raises(StateError, match=f"process {first}"):
         background.start([], places)
     assert "begun" in background.log(places).read_text()

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,9 +298,13 @@ def test_a_log_is_followed_until_nobody_works_any_more(places: Places, monkeypat
             file.write(" a line\nlast")
         worker.send_signal(signal.SIGTERM)
 
-    threading.Timer(0.3, go_on).start()
+    def hear(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:
+            go_on()
+
     with pytest.raises(StateError, match="nobody works on"):
-        logs.follow(plan, STAGE, places, None, said.append)
+        logs.follow(plan, STAGE, places, None, hear)
     site(places, "moon")
     moon, answers = cluster.asked("moon", places), [None, None, {}]
     with monkeypatch.context() as patched, pytest.raises(StateError, match="nobody works on"):

@@ -116,8 +116,8 @@ def test_what_an_earlier_attempt_said_is_not_taken(job: Job, monkeypatch: pytest
     said = json.loads((job.scratch / rollcall.READY).read_text())
     _step(monkeypatch, restart=1)
     later = threading.Timer(0.5, lambda: write_json(job.scratch / rollcall.READY, {**said, "attempt": "slurm 12.0.1"}))
-    later.start()
     begun = time.monotonic()
+    later.start()
     ready = rollcall.wait_for_first(job, lambda: False)
     assert ready is not None and ready.attempt == "slurm 12.0.1" and time.monotonic() - begun > 0.4
     assert ready.meet == first.processes.rendezvous and ready.meet.startswith("tcp://127.0.0.1:")
@@ -161,8 +161,10 @@ def _stage(context: StageContext) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "wait":
         time.sleep(60)
-    if what == "late stop":
-        time.sleep(0.6)
+    if what == "late stop":  # once the other's loss is known
+        log, end = context.scratch.parent / "log.txt", time.monotonic() + 20
+        while "was lost" not in log.read_text() and time.monotonic() < end:
+            time.sleep(0.02)
     if what in ("stop", "late stop"):
         raise Interrupted("stopped")
     if what == "refuse":
@@ -181,7 +183,7 @@ def _work(path: Path, rank: int) -> None:
     status = worker.main(path)
     if rank:
         time.sleep(0.5)  # an interpreter with torch in it takes its time
-    (path.parent / f"ended-{rank}").touch()
+    (path.parent / f"ended-{rank}").write_text(str(time.monotonic_ns()))
     os._exit(status)
 
 
@@ -215,7 +217,7 @@ def test_all_end_and_the_log_says_why(
     assert _statuses(job, *do) == statuses
     assert said in job.log.read_text()
     if do in (("work", "work"), ("stop", "stop")):
-        ends = [(job.scratch / f"ended-{rank}").stat().st_mtime_ns for rank in range(2)]
+        ends = [int((job.scratch / f"ended-{rank}").read_text()) for rank in range(2)]
         assert ends[0] > ends[1], "srun kills those that are left when the first has ended"
     assert (Store(job.places.store).get(job.fingerprint) is not None) is (do == ("work", "work"))
 

@@ -15,7 +15,6 @@ import pytest
 from pi_repro.errors import RequestError
 from pi_repro.launch.job import Job
 from pi_repro.launch.slurm import attempts, queue, submission, waiting
-from pi_repro.launch.slurm import runner as slurm_runner
 from pi_repro.launch.slurm.attempts import Attempt
 from pi_repro.launch.slurm.queue import Row, View
 from pi_repro.launch.slurm.runner import SlurmRunner
@@ -285,7 +284,6 @@ def test_a_cancel_reaches_a_job_that_is_just_being_submitted(cluster: Cluster, m
     monkeypatch.setattr(queue, "rows", rows)
     monkeypatch.setattr(queue, "ask_to_save", lambda row: asked.append(row.job_id))
     runner = SlurmRunner(site(poll_s=0.01), made.places)
-    monkeypatch.setattr(slurm_runner, "_SUBMITS_S", 0.1)
     told = runner.cancel([made.fingerprint, published])
     assert told == {made.fingerprint: "job 7 saved its state and ended"} and asked == ["7"] and looks == [True] * 4
     assert not (made.places.scratch / published / "cancelled").exists()

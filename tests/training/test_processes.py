@@ -170,12 +170,12 @@ def test_processes_of_several_hosts_meet_at_a_socket(inputs: dict[str, Path], tm
 
 @pytest.mark.parametrize("end", ["killed", "silent"])
 def test_a_lost_process_is_an_error_for_the_others(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(STALL, "0.05")
+    monkeypatch.setenv(STALL, "0.1")
     results = FORK.Queue()
     first, second = (FORK.Process(target=_lose, args=(each, end, results.put)) for each in _by_socket(2))
     first.start(), second.start()
     lost, waited = results.get(timeout=60)
-    assert lost and (waited > 2 if end == "silent" else waited < 2)
+    assert lost and (waited > 4 if end == "silent" else waited < 4)
     second.kill()
     first.join(), second.join()
 
