@@ -21,6 +21,11 @@ from .rows import Row
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 _HEAD = "| measured side by side | ours | theirs | ratio | target |\n|---|---:|---:|---:|---|"
 
+_READ = (
+    "A ratio above 1 says how many times as good ours is: the median of the ratios of turns taken side by side in one",
+    "run. The figures beside it are medians of their own, so it is not their quotient.",
+)
+
 #: Name of a benchmark -> {"measured": when and where, "rows": its rows}.
 Results = dict[str, dict[str, Any]]
 
@@ -30,7 +35,7 @@ def text(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [BEGIN, _HEAD]
     for each in results.values():
         lines += [_line(row) for row in each["rows"]]
-    lines += ["", "A ratio above 1 says how many times as good ours is, from turns taken side by side in one run."]
+    lines += ["", *_READ]
     for places, names in _grouped(results).items():
         lines.append(f"{', '.join(names).capitalize()}: {places}.")
     return "\n".join([*lines, END])
