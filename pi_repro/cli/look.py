@@ -13,10 +13,13 @@ from pi_repro.cli.arguments import SiteName, Spec, StageName
 def validate(spec: Spec) -> None:
     """Check a spec and all that it names."""
     from pi_repro.launch import places, stages
+    from pi_repro.plan import fitting
     from pi_repro.spec.loading import load
     from pi_repro.terminal import show
 
-    show.validated(load(stages.spec_path(spec, places.find())))
+    loaded = load(stages.spec_path(spec, places.find()))
+    fitting.check(loaded)
+    show.validated(loaded)
 
 
 def plan(
@@ -29,12 +32,14 @@ def plan(
 ) -> None:
     """Show the stages of a spec, their state, and what they cost."""
     from pi_repro.launch import cluster, inspect, stages
-    from pi_repro.plan import graph, params
+    from pi_repro.plan import fitting, graph, params
     from pi_repro.spec.loading import load
     from pi_repro.terminal import data, show
 
     here = cluster.find()
     experiments = [load(stages.spec_path(spec, here))] if spec else params.load_enabled(here.workspace)
+    for loaded in experiments:
+        fitting.check(loaded)
     if write:
         changed = params.write(here.workspace, params.plan(here.workspace))
         show.line(f"params.json {'rewritten' if changed else 'was up to date'}")

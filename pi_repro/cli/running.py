@@ -40,7 +40,7 @@ def run(
     from pi_repro.errors import PireproError, RequestError
     from pi_repro.launch import background, inspect, places, stages
     from pi_repro.launch import cluster as clusters
-    from pi_repro.plan import graph
+    from pi_repro.plan import fitting, graph
     from pi_repro.provenance import capture
     from pi_repro.spec.loading import load
     from pi_repro.terminal import live, show
@@ -55,6 +55,8 @@ def run(
     folders = cluster or clusters.chosen(here)
     ground = folders.places if folders else here
     loaded = load(stages.spec_path(spec, here))
+    if (until or "").partition("@")[0] != "fetch":  # fetching is how one finds out how much there is
+        fitting.check(loaded)
     choice = stages.Choice(until=until, force=force, keep_going=keep_going, parallel=parallel, processes=processes)
     if dry_run:
         view = cluster.view if cluster else None

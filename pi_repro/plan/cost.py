@@ -28,6 +28,7 @@ from pi_repro.spec.loading import TRAINING_STAGES, merged
 from pi_repro.spec.probes import Probes, chosen
 from pi_repro.spec.training import Align, Joint, Pretrain
 
+from . import fitting
 from .bill import Budget, DataCost, Estimate, StageCost
 from .parameters import parameter_count
 from .schedule import makespan
@@ -90,8 +91,7 @@ def stage_cost(
         count: pairs or triplets of one epoch, as the data's card states them.
     """
     pretrain = isinstance(settings, Pretrain)
-    update = settings.batch * (settings.accumulation if isinstance(settings, Pretrain) else 1)
-    updates = settings.epochs * (count // update) + (settings.extra_updates if isinstance(settings, Pretrain) else 0)
+    update, updates = fitting.samples_per_update(settings), fitting.updates(settings, count)
     kept = len({*settings.keep_epochs, settings.epochs})
     states = len(settings.publish_states) if isinstance(settings, Pretrain) else 0
     samples = updates * update
