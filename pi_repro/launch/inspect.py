@@ -26,6 +26,9 @@ View = Callable[[Iterable[str]], Mapping[str, str] | None]
 #: Note of a stage that was submitted, whose job may wait or run for all that is known.
 SILENT = "SLURM does not answer"
 
+#: Note of a stage whose identity is that of the git-tracked provenance, such as in a fresh clone.
+AWAY = "recorded, not here: dvc pull, or run"
+
 
 @dataclass(frozen=True)
 class State:
@@ -34,7 +37,8 @@ class State:
     Attributes:
         stage: the stage.
         kind: published (in the store), in workspace (pulled; adopted when needed), running, queued, stale
-            (recorded with other settings), missing, or waiting (an input does not exist yet).
+            (recorded with other settings), missing (never recorded, or AWAY), or waiting (an input does not exist
+            yet).
         note: the changed fields, the progress, what its cluster says (or SILENT), or what it waits for.
         fingerprint: None while waiting.
         bytes: size of what was published.
@@ -88,11 +92,16 @@ def _resolve(plan: Plan, places: Places) -> dict[str, Resolved]:
 
 
 def _vouched(stage: Stage, fingerprint: str, places: Places) -> str | None:
-    path = workspace.provenance_path(places, stage)
-    if not path.is_file() or not (places.workspace / stage.out).is_dir():
+    if not (places.workspace / stage.out).is_dir():
         return None
-    content = read_json(path)
+    content = _provenance(stage, places)
     return content.get("outputs") if content.get("fingerprint") == fingerprint else None
+
+
+def _provenance(stage: Stage, places: Places) -> Mapping[str, Any]:
+    """What git tracks of a stage; empty when nothing."""
+    path = workspace.provenance_path(places, stage)
+    return read_json(path) if path.is_file() else {}
 
 
 def identified(plan: Plan, name: str, places: Places) -> Resolved:
@@ -123,6 +132,8 @@ def _state(
         return State(stage, "queued", queued, item.fingerprint, None)
     if item.digest is not None:
         return State(stage, "in workspace", "pulled; provenance agrees", item.fingerprint, None)
+    if _provenance(stage, places).get("fingerprint") == item.fingerprint:
+        return State(stage, "missing", AWAY, item.fingerprint, None)
     if entry:
         found = _changes(stage, entry)
         note = ", ".join(change.field for change in found[:3]) + (" ..." if len(found) > 3 else "")
@@ -161,8 +172,7 @@ def explain(plan: Plan, name: str, places: Places) -> Explanation:
     part = plan.with_ancestors({name})
     done = _resolve(part, places)
     entry = record.recorded(places).get(name)
-    path = workspace.provenance_path(places, stage)
-    before = read_json(path) if path.is_file() else {}
+    before = _provenance(stage, places)
     now = done[name].payload or {}
     inputs = []
     if before:
