@@ -98,6 +98,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StateError("file is missing", where=str(path)) from None
+    except NotADirectoryError:
+        file = next(each for each in path.parents if each.exists())
+        todo = "name the stage's folder, not a file in it"
+        raise StateError("expected a folder, found a file", where=str(file), given=file.name, todo=todo) from None
     except (ValueError, UnicodeDecodeError) as error:
         raise StateError("file is damaged: no valid JSON", where=str(path), given=str(error)) from None
 

@@ -64,5 +64,8 @@ def _change(spec: Path, verb: str) -> None:
     path = stages.spec_path(spec, here)
     if verb == "enable":
         (load_card if params.is_card(here.workspace, path) else load)(path)
+    elif not path.is_file():
+        # A file that is gone can still be taken off the list; a name that is on none is a slip.
+        params.refuse_unlisted(here.workspace, path)
     changed = getattr(params, verb)(here.workspace, path)
     show.line(f"{path.name}: {verb}d; params.json rewritten" if changed else f"{path.name}: was {verb}d already")

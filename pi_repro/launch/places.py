@@ -39,7 +39,7 @@ def find(start: Path | None = None) -> Places:
     PIREPRO_SCRATCH, PIREPRO_STORE, PIREPRO_DOWNLOADS and PIREPRO_DATA_ROOT move single places.
 
     Raises:
-        RequestError: outside a workspace.
+        RequestError: outside a workspace, or one of these names no folder.
     """
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
@@ -54,16 +54,29 @@ def find(start: Path | None = None) -> Places:
 
 
 def _places(workspace: Path) -> Places:
-    def place(variable: str, default: Path) -> Path:
-        value = os.environ.get(variable)
-        return Path(value).expanduser().resolve() if value else default
-
     own = workspace / ".pirepro"
-    root = os.environ.get("PIREPRO_DATA_ROOT")
     return Places(
         workspace=workspace,
-        scratch=place("PIREPRO_SCRATCH", own / "scratch"),
-        store=place("PIREPRO_STORE", own / "store"),
-        downloads=place("PIREPRO_DOWNLOADS", own / "downloads"),
-        data_root=Path(root).expanduser().resolve() if root else None,
+        scratch=_named("PIREPRO_SCRATCH") or own / "scratch",
+        store=_named("PIREPRO_STORE") or own / "store",
+        downloads=_named("PIREPRO_DOWNLOADS") or own / "downloads",
+        data_root=_named("PIREPRO_DATA_ROOT"),
     )
+
+
+def _named(variable: str) -> Path | None:
+    """The folder that a variable names, which need not exist yet; None when it is not set."""
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    todo = f"export {variable}=/a/folder, or unset {variable}"
+    try:
+        path = Path(value).expanduser().resolve()
+    except RuntimeError as error:  # links in a circle, or ~ of nobody
+        raise RequestError(f"names no folder: {error}", where=variable, given=value, todo=todo) from None
+    ground = next(each for each in (path, *path.parents) if os.path.exists(each))
+    if not os.path.isdir(ground):
+        problem = "names a file, not a folder" if ground == path else f"lies below a file, {ground}"
+        allowed = "a folder; it need not exist yet"
+        raise RequestError(problem, where=variable, given=value, allowed=allowed, todo=todo)
+    return path

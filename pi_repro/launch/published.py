@@ -94,7 +94,9 @@ def read_row(path: Path) -> Row:
             raise ValueError("no results")
     except (StateError, ValueError, TypeError, AttributeError) as error:
         allowed = "weights, source, note, results: {set: {metric: 0 to 1}}"
-        raise RequestError("no published row", where=str(path), given=str(error)[:300], allowed=allowed) from None
+        # The text of an error of ours has a given of its own.
+        given = f"{error.problem}: {error.given}" if isinstance(error, StateError) else str(error)
+        raise RequestError("no published row", where=str(path), given=given[:300], allowed=allowed) from None
     return Row(str(content["weights"]), str(content["source"]), str(content["note"]), results)
 
 

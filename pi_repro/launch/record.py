@@ -36,12 +36,35 @@ from .store import Published
 
 
 def recorded(places: Places) -> dict[str, Any]:
-    """The stages of dvc.lock, as they stand there."""
+    """The stages of dvc.lock, as they stand there.
+
+    Raises:
+        StateError: it is damaged.
+    """
     path = places.workspace / "dvc.lock"
     if not path.is_file():
         return {}
-    content = yamlfile.load_written(path)
-    return dict((content or {}).get("stages") or {})
+    content = yamlfile.load_written(path) or {}
+    stages = (content.get("stages") or {}) if isinstance(content, dict) else None
+    if not isinstance(stages, dict):
+        raise yamlfile.damaged(path, "`stages:` is no list of stages by name")
+    for name, entry in stages.items():
+        if not _is_entry(entry):
+            raise yamlfile.damaged(path, f"the entry of {name} is none of DVC's")
+    return dict(stages)
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a stage's entry has the form that is read here."""
+    if not isinstance(entry, dict):
+        return False
+    rows, files = [entry.get("deps", []), entry.get("outs", [])], entry.get("params", {})
+    return (
+        all(isinstance(each, list) and all(isinstance(row, dict) and "path" in row for row in each) for each in rows)
+        and isinstance(files, dict)
+        and isinstance(found := files.get(params.PARAMS, {}), dict)
+        and all(isinstance(value, dict) for value in found.values())
+    )
 
 
 def unrecorded(plan: Plan, published: Mapping[str, Published], places: Places) -> list[str]:

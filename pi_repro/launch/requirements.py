@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pi_repro.data.zeroshot.supply import BY_HAND
 from pi_repro.errors import StateError
 from pi_repro.plan import data_bill
 from pi_repro.plan.bill import Estimate, human_bytes
 from pi_repro.spec import supplied
-from pi_repro.spec.card import Card
+from pi_repro.spec.card import Card, Source
 from pi_repro.spec.experiment import Experiment, Resources
 
 from . import holdings
@@ -237,12 +238,22 @@ def _data(cards: Mapping[str, Card], places: Places, download: bool) -> list[Mis
             missing.append(
                 Missing(
                     f"data {card.name}",
-                    f"{len(gated)} sets that only you can get: {', '.join(s.name for s in gated)}",
-                    "none of these under the data root",
-                    " ".join(source.how_to for source in gated),
+                    f"{len(gated)} sets whose terms you must accept: {', '.join(s.name for s in gated)}",
+                    "neither their terms accepted nor copies of them",
+                    _ways(card, gated),
                 )
             )
     return missing
+
+
+def _ways(card: Card, gated: Sequence[Source]) -> str:
+    """How a person gets sets with terms, the least work first."""
+    served = [source.name for source in gated if source.locator != BY_HAND]
+    names = ",".join([*sorted(supplied.accepted()), *served])  # what was accepted before stays so
+    copies = " ".join(f"--from {source.name}=PATH" for source in gated)
+    ways = [f"accept them, and have the sets fetched: export {supplied.ACCEPTED}={names}"] * bool(served)
+    ways += [f"give copies: pirepro data fetch {card.name} {copies}", *filter(None, (each.how_to for each in gated))]
+    return "\n       or ".join(ways)
 
 
 def _root(absent: Iterable[Card], places: Places) -> list[Missing]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from pi_repro.errors import RequestError
 from pi_repro.plan import captions, cost, params
-from pi_repro.plan.graph import Plan, build
+from pi_repro.plan.graph import KINDS, Plan, build
 from pi_repro.provenance.determinism_env import cores
 from pi_repro.spec.experiment import WHOLE
 from pi_repro.spec.loading import Loaded
+from pi_repro.spec.validation import nearest
 
 from . import cluster as clusters
 from . import inspect, record, requirements, writer
@@ -51,7 +52,15 @@ def chosen(plan: Plan, loaded: Loaded, until: str | None) -> Plan:
         return mine
     names = {stage.name for stage in mine.stages if until in (stage.name, stage.kind)}
     if not names:
-        mine.stage(until)
+        kinds = [kind for kind in KINDS if any(stage.kind == kind for stage in mine.stages)]
+        guess = nearest(until, [*kinds, *(stage.name for stage in mine.stages)])
+        raise RequestError(
+            "no stage, and no kind of stage, of this experiment",
+            where="--until",
+            given=until,
+            allowed=f"{', '.join(kinds)}, or the name of one stage",
+            todo=f"did you mean {guess!r}?" if guess else f"see their names: pirepro plan {loaded.path}",
+        )
     return mine.with_ancestors(names)
 
 

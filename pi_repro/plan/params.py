@@ -5,14 +5,16 @@ That file lists experiments, and datasets that were fetched without one, so that
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from pi_repro.errors import RequestError
+from pi_repro.errors import RequestError, StateError
 from pi_repro.files import read_json, write_atomic, write_json
 from pi_repro.spec import yamlfile
 from pi_repro.spec.card import Card
 from pi_repro.spec.loading import Loaded, load, load_card
+from pi_repro.spec.validation import nearest
 
 from . import probing
 from .graph import KINDS, Plan, Stage, build
@@ -61,6 +63,24 @@ def disable(workspace: Path, spec: Path) -> bool:
     return _change(workspace, spec, add=False)
 
 
+def refuse_unlisted(workspace: Path, path: Path) -> None:
+    """Refuse a name that is not among the enabled ones.
+
+    Raises:
+        RequestError: with those that are.
+    """
+    listed = [name for names in _listed(workspace).values() for name in names]
+    if path.resolve() in {(workspace / name).resolve() for name in listed}:
+        return
+    guess = nearest(os.path.relpath(path.resolve(), workspace.resolve()), listed)
+    raise RequestError(
+        "no such file, and none of this name is enabled",
+        given=path,
+        allowed=", ".join(listed) or "nothing is enabled",
+        todo=f"did you mean {guess!r}?" if guess else None,
+    )
+
+
 def is_card(workspace: Path, path: Path) -> bool:
     """Whether a file is a dataset's card, not a spec."""
     return path.resolve().parent == (workspace / CARDS).resolve()
@@ -82,6 +102,9 @@ def _change(workspace: Path, spec: Path, *, add: bool) -> bool:
     if (name in old) == add:
         return False
     listed[kind] = [*old, name] if add else [entry for entry in old if entry != name]
+    # An addition that cannot be planned changes no file. A removal stands even where what is left cannot be planned:
+    # of two broken specs, neither could be taken out otherwise.
+    planned = _planned(workspace, listed) if add else None
     experiments, cards = listed["experiments"], listed["datasets"]
     lines = [
         "# The experiments whose results `dvc repro` rebuilds here; changed by `pirepro enable` and `disable`.",
@@ -91,7 +114,7 @@ def _change(workspace: Path, spec: Path, *, add: bool) -> bool:
     if cards:
         lines += ["# Fetched by `pirepro data fetch`, and kept.", "datasets:", *(f"  - {entry}" for entry in cards)]
     write_atomic(workspace / ENABLED, ("\n".join(lines) + "\n").encode())
-    write(workspace, plan(workspace))
+    write(workspace, planned or plan(workspace))
     return True
 
 
@@ -107,7 +130,12 @@ def load_datasets(workspace: Path) -> list[Card]:
 
 def plan(workspace: Path) -> Plan:
     """The stage graph of all that is enabled."""
-    return build(load_enabled(workspace), load_datasets(workspace))
+    return _planned(workspace, _listed(workspace))
+
+
+def _planned(workspace: Path, listed: dict[str, list[str]]) -> Plan:
+    experiments = [load(workspace / name) for name in listed["experiments"]]
+    return build(experiments, [load_card(workspace / name) for name in listed["datasets"]])
 
 
 def content(plan: Plan) -> dict[str, Any]:
@@ -136,6 +164,9 @@ def write(workspace: Path, plan: Plan) -> bool:
 
 
 def is_current(workspace: Path, plan: Plan) -> bool:
-    """Whether params.json is what the specs say."""
-    path = workspace / PARAMS
-    return path.is_file() and read_json(path) == content(plan)
+    """Whether params.json is what the specs say; a damaged one is not, so that writing it anew mends it."""
+    try:
+        found = read_json(workspace / PARAMS)
+    except StateError:
+        return False
+    return bool(found == content(plan))

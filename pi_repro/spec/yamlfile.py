@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pi_repro.errors import RequestError
+from pi_repro.errors import RequestError, StateError
 
 _MAX_NODES = 100_000
 _MAX_DEPTH = 40
@@ -49,8 +49,33 @@ for _loader in (_Loader, _FastLoader):
 
 
 def load_written(path: Path) -> Any:
-    """Read a YAML file that a tool wrote (dvc.lock), without line numbers."""
-    return yaml.load(path.read_bytes(), Loader=_FastLoader)  # noqa: S506 (derived from the safe loader)
+    """Read a YAML file that a tool wrote and git keeps (dvc.lock), without line numbers.
+
+    Raises:
+        StateError: it is no YAML, as after a merge that left conflicts.
+    """
+    try:
+        return yaml.load(path.read_bytes(), Loader=_FastLoader)  # noqa: S506 (derived from the safe loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        said = getattr(error, "problem", None) or str(error)[:120]
+        raise damaged(path, f"no valid YAML: {said}", mark.line + 1 if mark else None) from None
+
+
+def damaged(path: Path, given: str, line: int | None = None) -> StateError:
+    """The error for a file of git's that a tool wrote and something else altered.
+
+    Args:
+        given: what is wrong in it.
+        line: where, from 1; None when that is not known.
+    """
+    return StateError(
+        "file is damaged, or holds a merge conflict",
+        where=f"{path}:{line}" if line else str(path),
+        given=given,
+        # Git refuses a plain `git checkout FILE` while FILE holds a conflict.
+        todo=f"mend the line, or take the last commit's: git checkout HEAD {path.name}",
+    )
 
 
 _PLAIN = ("str", "int", "float", "bool", "null", "seq", "map")

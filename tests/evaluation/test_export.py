@@ -46,6 +46,14 @@ def test_the_cards_snippet_runs(weights: Path, tmp_path: Path, monkeypatch: pyte
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_weights_file_is_told_from_its_folder(weights: Path, tmp_path: Path) -> None:
+    file = next(weights.rglob("*.safetensors"))
+    with pytest.raises(StateError, match="expected a folder, found a file") as error:
+        export(file, "last", tmp_path / "out")
+    assert error.value.where == str(file) and "name the stage's folder" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_card_states_what_is_recorded(weights: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     sha256 = read_training(weights).last.sha256

@@ -115,6 +115,13 @@ def test_a_malformed_row_is_refused(tmp_path: Path, change: Callable[[dict[str, 
         published.read_row(tmp_path / "row.json")
 
 
+def test_a_row_that_is_no_json_is_refused_with_one_given(tmp_path: Path) -> None:
+    (tmp_path / "row.json").write_text("acc1: 0.3")
+    with pytest.raises(RequestError, match="no published row") as error:
+        published.read_row(tmp_path / "row.json")
+    assert str(error.value).count("given:") == 1 and "no valid JSON: Expecting value" in str(error.value)
+
+
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
 def test_the_rows_that_are_shipped(path: Path) -> None:
     row = published.read_row(path)

@@ -11,6 +11,7 @@ from pi_repro.errors import StateError
 from pi_repro.launch.requirements import Gpu, check, gpus, parse_gpus, refusal, visible
 from pi_repro.plan.bill import Estimate
 from pi_repro.plan.cost import estimate
+from pi_repro.spec import supplied
 from pi_repro.spec.experiment import Experiment
 from pi_repro.spec.loading import Loaded, load
 
@@ -132,6 +133,27 @@ def test_open_data_may_be_fetched_and_gated_data_must_be_brought(
     (root / "zeroshot-29-2" / "objectnet").mkdir()
     assert found() == []
     assert found(download=False) == ["data nights", "data yfcc15m", "data zeroshot-29-2"]
+
+
+def test_sets_with_terms_name_every_way_to_get_them(
+    paper: Loaded, small: Estimate, here: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(supplied.ACCEPTED, "other")
+    places, card = replace(here, data_root=here.workspace / "root"), paper.cards["zeroshot-29-2"]
+    cards = {card.name: card.model_copy(update={"disk_bytes": 1000})}
+    (item,) = check(paper.experiment, cards, places, small, site="somewhere")
+    assert item.needed == "2 sets whose terms you must accept: imagenet1k, objectnet"
+    command = "pirepro data fetch zeroshot-29-2 --from imagenet1k=PATH --from objectnet=PATH"
+    for part in ("PIREPRO_ACCEPTED=other,imagenet1k,objectnet\n", command, "image-net.org", "objectnet.dev"):
+        assert part in item.todo
+    monkeypatch.setenv(supplied.ACCEPTED, "other,imagenet1k,objectnet")
+    assert check(paper.experiment, cards, places, small, site="somewhere") == []
+    # A set that no server offers is not got by accepting its terms.
+    monkeypatch.delenv(supplied.ACCEPTED)
+    sources = tuple(s.model_copy(update={"locator": "by hand"}) if s.access == "gated" else s for s in card.sources)
+    cards[card.name] = cards[card.name].model_copy(update={"sources": sources})
+    (item,) = check(paper.experiment, cards, places, small, site="somewhere")
+    assert "PIREPRO_ACCEPTED" not in item.todo and command in item.todo
 
 
 def test_a_cluster_answers_for_its_own_devices(

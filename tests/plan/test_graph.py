@@ -241,6 +241,55 @@ def test_enabling_and_disabling_come_back_to_the_same_bytes(specs: Path) -> None
     assert ((workspace / "params.json").read_bytes(), (specs / "enabled.yaml").read_bytes()) == before
 
 
+def test_a_refused_enable_changes_no_file(specs: Path) -> None:
+    workspace = specs.parent
+    params.write(workspace, params.plan(workspace))
+    files = workspace / "params.json", specs / "enabled.yaml"
+    before = [file.read_bytes() for file in files]
+    demo = (specs / "demo.yaml").read_text()
+    # Right by itself, but it gives other stages the names of demo's.
+    (specs / "twin.yaml").write_text(demo.replace("epochs: 12", "epochs: 13"))
+    with pytest.raises(RequestError, match="two experiments use this name"):
+        params.enable(workspace, specs / "twin.yaml")
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_broken_specs_can_be_disabled_one_after_the_other(specs: Path) -> None:
+    workspace = specs.parent
+    (specs / "enabled.yaml").write_text("experiments:\n  - specs/gone.yaml\n  - specs/lost.yaml\n")
+    with pytest.raises(RequestError, match="no such file"):
+        params.disable(workspace, specs / "gone.yaml")
+    assert params.disable(workspace, specs / "lost.yaml")
+    assert params.enabled(workspace) == []
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n{}\n=======\n", '{"fetch": ', "\xff"])
+def test_a_damaged_params_json_is_written_anew(specs: Path, text: str) -> None:
+    workspace = specs.parent
+    plan = params.plan(workspace)
+    params.write(workspace, plan)
+    before = (workspace / "params.json").read_bytes()
+    (workspace / "params.json").write_bytes(text.encode("latin-1"))
+    assert not params.is_current(workspace, plan)
+    assert params.write(workspace, plan)
+    assert (workspace / "params.json").read_bytes() == before
+
+
+def test_disabling_what_is_no_file_and_not_enabled_is_refused(specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from pi_repro.cli import app
+
+    shutil.copyfile(ROOT / "dvc.yaml", specs.parent / "dvc.yaml")
+    monkeypatch.chdir(specs.parent)
+    done = CliRunner().invoke(app, ["disable", "specs/dem.yaml"])
+    assert isinstance(done.exception, RequestError)
+    assert "specs/dem.yaml" in str(done.exception) and "did you mean 'specs/demo.yaml'" in str(done.exception)
+    assert "was disabled already" in CliRunner().invoke(app, ["disable", "specs/demo-tiny.yaml"]).output
+    (specs / "demo.yaml").unlink()
+    assert "demo.yaml: disabled" in CliRunner().invoke(app, ["disable", "specs/demo.yaml"]).output
+
+
 def test_changes_name_the_leaf() -> None:
     found = changes({"a": {"b": 1, "c": [1, 2]}, "d": 1}, {"a": {"b": 2, "c": [1, 2]}, "e": 1})
     assert [(change.field, change.old, change.new) for change in found] == [
