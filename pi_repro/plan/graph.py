@@ -31,7 +31,7 @@ RECIPES = {
     "finetune": 2,
     "evaluate": 1,
     "probe": 1,
-    "report": 1,
+    "report": 2,
 }
 
 #: Kinds in the order they appear in dvc.yaml.

@@ -38,6 +38,8 @@ def facts(loaded: Loaded) -> dict[str, Any]:
             "parameters": parameter_count(architecture),
         },
         "suite": {"title": suite.title, "sets": len(suite.sets)},
+        # Settings are stored with sorted keys; what is told first, and so referred to, is the spec's to say.
+        "arms": list(loaded.arms),
         "stages": {
             arm: [_stage(kind, settings, loaded) for kind, settings in kinds.items()]
             for arm, kinds in loaded.arms.items()
@@ -73,7 +75,11 @@ def _stage(kind: str, settings: Align | Pretrain, loaded: Loaded) -> dict[str, A
         "objective": own.objective.name if not isinstance(own, Pretrain) else "clip",
         "adapter": settings.adapter.name if isinstance(settings, Align) else None,
         "adapter_options": settings.adapter.model_dump(mode="json")["options"] if isinstance(settings, Align) else {},
+        # All of them, so that no two stages that differ can be told as one.
+        "settings": settings.model_dump(mode="json"),
     }
+    if isinstance(settings, Joint):
+        found["triplet_count"] = loaded.cards[settings.auxiliary.data].count
     return found | {"operations": _operations(found, loaded.model.get("architecture", {}))}
 
 
