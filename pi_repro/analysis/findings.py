@@ -64,6 +64,7 @@ class Choice:
         courses: arm -> [(step, estimate)], steps being "start", "epoch 4", ..., "finetuned".
         raised: arm with a stage 1 -> accuracy right after it minus the untrained network's.
         kept: arm -> accuracy at its end minus the untrained network's.
+        learned: arm that only finetunes -> accuracy at its end minus that of the weights it began with.
     """
 
     held: Held
@@ -73,6 +74,7 @@ class Choice:
     courses: Mapping[str, tuple[tuple[str, Estimate], ...]]
     raised: Mapping[str, Estimate]
     kept: Mapping[str, Estimate]
+    learned: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def _untrained_arm(results: Results) -> str | None:
 def _choice(results: Results, held: Held) -> Choice:
     drawn = _untrained_arm(results)
     raw = results.two_afc(drawn, 0, held) if drawn else None
-    courses, raised, kept = {}, {}, {}
+    courses, raised, kept, learned = {}, {}, {}, {}
     for name, arm in results.arms.items():
         steps = []
         for number, point in enumerate(results.checkpoints[name]):
@@ -194,6 +196,9 @@ def _choice(results: Results, held: Held) -> Choice:
                 continue
             label = f"{held.id}/{name}/{step}"
             steps.append((step, results.estimator.sample(scores, label, 0.5).estimate().within(0, 1)))
+            if not arm.pretrains:
+                began = results.two_afc(name, 0, held)
+                learned[name] = results.estimator.paired(scores, began, f"{label}/learned", 0.5).estimate()
             if raw is None:
                 continue
             if point.epoch == 0 and arm.pretrains and "initialize" in arm.stages:
@@ -205,4 +210,4 @@ def _choice(results: Results, held: Held) -> Choice:
     untrained = None
     if raw is not None:
         untrained = results.estimator.sample(raw, f"{held.id}/untrained", 0.5).estimate().within(0, 1)
-    return Choice(held, pixel.shape[1], float(pixel[0].mean()) / 2, untrained, courses, raised, kept)
+    return Choice(held, pixel.shape[1], float(pixel[0].mean()) / 2, untrained, courses, raised, kept, learned)

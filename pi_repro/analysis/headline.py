@@ -104,10 +104,9 @@ def _check_lines(read: dict[str, list[Choice]]) -> Iterable[str]:
         for choice in choices:
             change = choice.raised[arm]
             before = choice.untrained.value if choice.untrained else change.value
-            judged = "raised" if change.sign > 0 else "lowered" if change.sign < 0 else "not raised beyond its interval"
             yield (
                 f"{arm}, 2AFC on {choice.held.data} ({choice.held.split}): {style.percent(before)} % untrained, "
-                f"{style.percent(before + change.value)} % after stage 1, {_change(change)}: {judged}. "
+                f"{style.percent(before + change.value)} % after stage 1, {_change(change)}: {_judged(change)}. "
                 f"Pixel error: {style.percent(choice.pixel)} %."
             )
 
@@ -122,6 +121,7 @@ def _result_lines(results: Results, findings: Findings) -> Iterable[str]:
         yield line + (
             f"; {_change(row.differences[arm])} against {results.baseline}." if arm in row.differences else "."
         )
+    yield from _late_lines(results, findings)
     yield from _real_lines(results)
     for other in results.others:
         yield _wins_line(other, results, findings)
@@ -136,6 +136,21 @@ def _result_lines(results: Results, findings: Findings) -> Iterable[str]:
             yield f"{arm}: its headline difference excludes zero from epoch {course.lasting} to the end."
         else:
             yield f"{arm}: its headline difference excludes zero first at epoch {course.first}, but not at the end."
+
+
+def _late_lines(results: Results, findings: Findings) -> Iterable[str]:
+    """Whether triplets that came last taught what they should: the manipulation check of arms that only finetune."""
+    for choice in findings.choices:
+        for name, change in choice.learned.items():
+            if not choice.held.split.startswith("test") or results.arms[name].triplets not in (None, choice.held.data):
+                continue
+            end = choice.courses[name][-1][1].value
+            before, after = style.percent(end - change.value), style.percent(end)
+            line = (
+                f"{name}: 2AFC on {choice.held.data} ({choice.held.split}) {before} % before its triplets, {after} % "
+                f"after them, {_change(change)}: {_judged(change)}"
+            )
+            yield line + (f"; {_change(choice.kept[name])} against the untrained network." if choice.kept else ".")
 
 
 def _real_lines(results: Results) -> Iterable[str]:
@@ -159,6 +174,10 @@ def _wins_line(arm: Arm, results: Results, findings: Findings) -> str:
         f"{arm.name}: ahead of {results.baseline} on {wins.wins} of {findings.counted} disjoint sets, "
         f"behind on {wins.losses}{ties} (exact two-sided sign test, p = {wins.p:.2g})."
     )
+
+
+def _judged(change: Estimate) -> str:
+    return "raised" if change.sign > 0 else "lowered" if change.sign < 0 else "not raised beyond its interval"
 
 
 def _change(estimate: Estimate) -> str:

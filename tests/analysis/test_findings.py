@@ -85,6 +85,21 @@ def test_two_afc_by_hand(world: World, findings: Findings) -> None:
     assert choice.pixel == pytest.approx(raw(world, "pi", LAST, choice.held.id, "pixel")[0].mean() / 2)
 
 
+def test_triplets_that_come_last_are_checked_too(world: World, results: Results, findings: Findings) -> None:
+    choice = next(c for c in findings.choices if c.held.id == "2afc-demo-triplets-test")
+    assert set(choice.learned) == {"posthoc"}
+    steps = [f"epoch-{results.checkpoints['posthoc'][number].epoch:04d}" for number in (0, -1)]
+    began, ended = (raw(world, "posthoc", step, choice.held.id, "score") / 2 for step in steps)
+    assert choice.learned["posthoc"].value == pytest.approx((ended.astype(float) - began.astype(float)).mean())
+    (line,) = [line for line in headline(results, findings).results if "before its triplets" in line]
+    assert line.startswith("posthoc: 2AFC on demo-triplets (test) ") and "against the untrained network." in line
+    told = {
+        word: replace(findings, choices=tuple(replace(c, learned={"posthoc": change}) for c in findings.choices))
+        for word, change in (("raised;", ABOVE), ("lowered;", BELOW), ("not raised beyond its interval;", NOTHING))
+    }
+    assert all(any(word in line for line in headline(results, found).results) for word, found in told.items())
+
+
 def test_check_reads_each_arms_own_test_split(results: Results, findings: Findings) -> None:
     found = {arm: [c.held.id for c in choices] for arm, choices in checks(results, findings).items()}
     assert found == {"pi": ["2afc-demo-triplets-test"], "concept": ["2afc-demo-concepts-test"]}
